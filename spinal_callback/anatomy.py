@@ -1,0 +1,251 @@
+"""Where a causal language model keeps its layers, final norm and live unembedding; how to read them; the logit lens.
+
+No ladder of class names: transformers' own accessors, a short list of names for the final norm and for what may follow
+the unembedding, and a proof: the lens at the last layer must equal the logits that the model returns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+NORM_NAMES = ("norm", "final_layernorm", "ln_f", "final_layer_norm", "final_norm", "norm_f", "ln_out", "layer_norm")
+SOFT_CAPS = ("final_logit_softcapping",)  # Gemma 2: cap * tanh(z / cap)
+SCALES = (
+    "logit_scale",
+    "logits_scaling",
+    "lm_head_multiplier",
+    "output_multiplier",
+)  # Cohere times, Granite divided by
+LENS_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+Finish = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class Anatomy:
+    """The parts of a policy that the probe reads. All are the live modules: nothing is copied, nothing gets stale.
+
+    Attributes:
+        name: the model's class.
+        forward: the callable that runs every decoder layer on `input_ids`, `attention_mask`, `use_cache=False`.
+        layers: decoder layers 1..L.
+        norm: the final norm.
+        head: the unembedding.
+        finish: what the architecture does to the logits after it (soft cap, scale); found by `prove`.
+        vocabulary: V; found by `prove`.
+    """
+
+    name: str
+    forward: Callable[..., Any]
+    layers: list[nn.Module]
+    norm: nn.Module
+    head: nn.Module
+    finish: Finish
+    vocabulary: int = 0
+
+
+def locate(model: nn.Module) -> Anatomy:
+    """Finds the parts of `model` (a PeftModel is looked through). `finish` is the identity until `prove` finds it.
+
+    Raises:
+        ValueError: not a decoder-only language model, or a part was not found; names the class and what was tried.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    name = type(base).__name__
+    config = getattr(base, "config", None)
+    if config is None or not hasattr(base, "get_output_embeddings"):
+        raise ValueError(f"{name} is not a transformers model: SPINAL reads a decoder-only causal language model")
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(f"{name} is an encoder-decoder: SPINAL reads a decoder-only causal language model")
+    head = base.get_output_embeddings()
+    if head is None:
+        raise ValueError(
+            f"{name} has no language head (get_output_embeddings() is None): SPINAL reads next-token logits"
+        )
+    decoder = base.get_decoder()
+    depth = config.get_text_config().num_hidden_layers
+    layers = _layers(decoder, depth)
+    if layers is None:
+        raise ValueError(
+            f"{name}: no list of {depth} decoder layers under {type(decoder).__name__}, looked at every child"
+        )
+    norm = next((child for n in NORM_NAMES if isinstance(child := getattr(decoder, n, None), nn.Module)), None)
+    if norm is None:
+        tried = ", ".join(NORM_NAMES)
+        raise ValueError(f"{name}: {type(decoder).__name__} has no final norm under any of the names {tried}")
+    virtual = getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False)
+    return Anatomy(name, model if virtual else decoder, layers, norm, head, _identity)
+
+
+def _layers(decoder: nn.Module, depth: int) -> list[nn.Module] | None:
+    lists = [m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
+    return list(lists[0]) if lists else None
+
+
+# --- reading hidden states -------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def kept_states(layers: list[nn.Module], where: tuple[Tensor, Tensor], length: int) -> Iterator[list[Tensor | None]]:
+    """Collects each layer's output at chosen positions during the forward passes inside the block.
+
+    Args:
+        layers: decoder layers 1..L.
+        where: batch index and token index of the kept rows, each `[R]`.
+        length: tokens in `input_ids`; a model that prepends virtual tokens shifts the index.
+
+    Yields:
+        a list whose entry l becomes `[R, d]`, or stays None. The hooks never raise: under sharded training an exception
+        on one rank would leave the others waiting.
+    """
+    kept: list[Tensor | None] = [None] * len(layers)
+
+    def keep(index: int) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            with contextlib.suppress(Exception):
+                h = output[0] if isinstance(output, tuple) else output
+                kept[index] = h.detach()[where[0].to(h.device), where[1].to(h.device) + h.shape[1] - length]
+
+        return hook
+
+    handles = [layer.register_forward_hook(keep(i)) for i, layer in enumerate(layers)]
+    try:
+        yield kept
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def stack_states(kept: list[Tensor | None]) -> Tensor:
+    """`[L, R, d]` on the last layer's device.
+
+    Raises:
+        RuntimeError: a layer gave no hidden states.
+    """
+    if any(h is None for h in kept):
+        missing = [i + 1 for i, h in enumerate(kept) if h is None]
+        raise RuntimeError(
+            f"no hidden states from layers {missing}: their forward did not run or returned something else"
+        )
+    return torch.stack([h.to(kept[-1].device) for h in kept])  # type: ignore[union-attr]
+
+
+# --- the logit lens --------------------------------------------------------------------------------------------------
+
+
+def row_blocks(anatomy: Anatomy, states: Tensor, block: int) -> list[slice]:
+    """Splits the rows of `[L, R, d]` states for `lens_chunks`: one block, unless the head can only be called whole."""
+    layers, rows, _ = states.shape
+    step = rows if _is_plain(anatomy.head) else max(block // (layers * anatomy.vocabulary), 1)
+    return [slice(start, min(start + step, rows)) for start in range(0, max(rows, 1), max(step, 1))]
+
+
+def lens_chunks(anatomy: Anatomy, states: Tensor, block: int) -> Iterator[tuple[slice, Tensor]]:
+    """The logit lens `finish(unembed(final_norm(h)))` in float32; all layers share each chunk of the unembedding.
+
+    Args:
+        states: `[L, R, d]` in the model's dtype.
+        block: logits held at a time, at most.
+
+    Yields:
+        slice of the vocabulary, logits `[L, R, c]`.
+    """
+    x = anatomy.norm(states.to(_device(anatomy.norm)))
+    if not _is_plain(anatomy.head):  # LoRA or quantization around it: `.weight` is not the whole story
+        z = anatomy.finish(anatomy.head(x.to(_device(anatomy.head))).float())
+        yield slice(0, z.shape[-1]), z
+        return
+    weight, bias = anatomy.head.weight, anatomy.head.bias
+    x = x.to(weight.device).float()
+    chunk = max(block // max(x.shape[0] * x.shape[1], 1), 1)
+    for start in range(0, weight.shape[0], chunk):
+        part = slice(start, min(start + chunk, weight.shape[0]))
+        offset = None if bias is None else bias[part].float()
+        yield part, anatomy.finish(nn.functional.linear(x, weight[part].float(), offset))
+
+
+def _is_plain(head: nn.Module) -> bool:
+    return type(head) is nn.Linear
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device
+
+
+# --- the proof -------------------------------------------------------------------------------------------------------
+
+
+def prove(model: nn.Module, anatomy: Anatomy, tokens: list[int]) -> int:
+    """Chooses `anatomy.finish` so that the lens at the last layer equals the logits the model itself returns.
+
+    Runs `tokens` once through the whole model in two rows, one padded, one followed by another token, which also shows
+    that the position read sees nothing behind it. Call it inside `undisturbed`. Returns the width d of a hidden state.
+
+    Raises:
+        ValueError: no candidate fits, or the model is not causal; names the class and what was tried.
+    """
+    device = model.get_input_embeddings().weight.device  # type: ignore[operator, union-attr]
+    ids = torch.tensor([[*tokens, tokens[0]], [*tokens, tokens[-1]]], device=device)
+    mask = torch.ones_like(ids)
+    mask[0, -1] = 0
+    where = (torch.tensor([0, 1]), torch.tensor([len(tokens) - 1] * 2))
+    with kept_states(anatomy.layers, where, ids.shape[1]) as kept:
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    states = stack_states(kept)
+    tolerance = LENS_TOLERANCE[states.dtype]
+    if not _close(states[:, 0], states[:, 1], tolerance):
+        raise ValueError(f"{anatomy.name} is not causal: a later token changed the hidden states before it")
+    shift = logits.shape[1] - ids.shape[1]
+    own = logits[0, len(tokens) - 1 + shift].float()
+    anatomy.vocabulary = own.shape[-1]
+    anatomy.finish = _identity
+    raw = torch.cat([z for _, z in lens_chunks(anatomy, states[-1:, :1], 1 << 20)], -1)[0, 0]
+    tried = _finishes(model.config.get_text_config())  # type: ignore[union-attr, operator]
+    for finish in tried.values():
+        if _close(finish(raw), own.to(raw.device), tolerance):
+            anatomy.finish = finish
+            return states.shape[-1]
+    worst = (raw - own.to(raw.device)).abs().max()
+    raise ValueError(
+        f"{anatomy.name}: the logit lens does not reproduce the model's own logits (off by {worst:.3g});"
+        f" tried {type(anatomy.norm).__name__}, {type(anatomy.head).__name__}, then {', '.join(tried)}"
+    )
+
+
+def _finishes(config: Any) -> dict[str, Finish]:
+    """Candidates, those that the configuration declares first: with small logits a soft cap looks like nothing."""
+    caps = {f"{n}={c}": _soft_cap(c) for n in SOFT_CAPS if (c := getattr(config, n, None))}
+    scales: dict[str, Finish] = {}
+    for name in SCALES:
+        if factor := getattr(config, name, None):
+            scales[f"times {name}={factor}"] = _times(factor)
+            scales[f"divided by {name}={factor}"] = _times(1 / factor)
+    both = {f"{a}, {b}": _then(scales[a], caps[b]) for a, b in itertools.product(scales, caps)}
+    return {**both, **caps, **scales, "nothing": _identity}
+
+
+def _identity(z: Tensor) -> Tensor:
+    return z
+
+
+def _soft_cap(cap: float) -> Finish:
+    return lambda z: torch.tanh(z / cap) * cap
+
+
+def _times(factor: float) -> Finish:
+    return lambda z: z * factor
+
+
+def _then(first: Finish, second: Finish) -> Finish:
+    return lambda z: second(first(z))
+
+
+def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    return bool((a - b).abs().max() <= tolerance * b.abs().max().clamp_min(1e-3))

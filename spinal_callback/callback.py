@@ -1,0 +1,221 @@
+"""The callback: wiring only. When to probe, whom to tell, when to stop."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import math
+import time
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from . import __version__, ranks
+from .drift import Detector
+from .probe import Probe
+from .prompts import PromptSet, collect
+from .records import LEVELS, Alert, Header, SpinalConfig
+from .schedule import Schedule
+from .sinks import Fanout, JsonLinesSink, Sink, WandbSink
+from .terminal import TerminalSink, say
+
+
+class SpinalCallback(TrainerCallback):
+    """Shows layer by layer how training reshapes a policy: `Trainer(..., callbacks=[SpinalCallback()])`.
+
+    Args:
+        config: a `SpinalConfig`; or give its fields as keywords: `SpinalCallback(every=25, stop_on="error")`.
+        prompts: strings, chat message lists, or a data set. None: the trainer's evaluation data if it has been loaded
+            when training begins, else its training data.
+        sinks: `Sink` objects, or the names "wandb" and "terminal", beside the trace file that is always written. None:
+            both names (W&B takes part where a run is open).
+        fields: fields of `SpinalConfig`.
+
+    Writes `output_dir/_spinal/trace.jsonl`, and logs to W&B
+
+        spinal/alpha/layer_{1..L}       contraction of each layer
+        spinal/transport/layer_{2..L}   transport of the step that ends at the layer, radians
+        spinal/late_alpha               mean contraction of the late window
+        spinal/late_transport           mean transport of the late window, radians
+        spinal/displacement             distance of the final distribution from step 0's, radians
+        spinal/localization             share of the change since step 0 that lies in the late window
+        spinal/score                    SPINAL score
+        spinal/alerts                   alerts so far
+        spinal/overhead                 share of wall time spent probing so far
+
+    Raises:
+        ValueError, ImportError: before training, for whatever cannot work: a value of the configuration, the prompts, a
+            model that the lens cannot read, a folder that cannot be written, a tracker that is not installed. Once
+            training runs nothing is raised: a probe that fails warns and is recorded as missing.
+    """
+
+    def __init__(
+        self,
+        config: SpinalConfig | None = None,
+        *,
+        prompts: Any = None,
+        sinks: Iterable[Sink | str] | None = None,
+        **fields: Any,
+    ) -> None:
+        if config is not None and fields:
+            raise ValueError(f"give config or its fields, not both: config and {', '.join(fields)}")
+        self.config = config or SpinalConfig(**fields)
+        self._prompts = prompts
+        self._sinks = _named(sinks)
+        self._fanout = Fanout([])
+        self._detector = Detector()
+        self._schedule = Schedule(self.config.every, self.config.overhead)
+        self._probe: Probe | None = None
+        self._gradients: torch.Tensor | None = None
+        self._last_step = -1  # last step with a reading, or an attempt at one
+        self._saved_for_alert = False
+
+    # --- the Trainer's events
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        model, tokenizer = kwargs["model"], kwargs.get("processing_class")
+        prompts = self._collect(tokenizer, kwargs.get("eval_dataloader"), kwargs.get("train_dataloader"))
+        autocast = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+        self._probe = Probe(model, prompts, self.config, autocast)
+        if state.is_world_process_zero:
+            self._open_sinks(args, state, model)
+        self._clock = _Clock()
+        self._look(state, control)
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._probe is None or not self.config.gradients or not self._due(state, state.global_step + 1):
+            return
+        try:
+            self._gradients = ranks.squared_gradients(self._probe.sampler.anatomy.layers)
+        except Exception as error:
+            warnings.warn(f"spinal: no gradient concentration at step {state.global_step + 1}: {error!r}", stacklevel=2)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self._due(state, state.global_step) or control.should_training_stop:
+            self._look(state, control)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        best_was_loaded = args.load_best_model_at_end  # then these are not the last step's weights
+        if self._last_step != state.global_step and not best_was_loaded:
+            self._look(state, control)
+        self._fanout.close()
+
+    # --- what they lead to
+
+    def _due(self, state: TrainerState, step: int) -> bool:
+        return self._schedule.due(step) or step >= state.max_steps
+
+    def _look(self, state: TrainerState, control: TrainerControl) -> None:
+        """One probe, told to everyone who listens. A failure is recorded; training goes on."""
+        if self._probe is None:
+            return
+        self._last_step, gradients, self._gradients = state.global_step, self._gradients, None
+        began = time.perf_counter()
+        try:
+            reading = self._probe.read(state.global_step, gradients)
+        except Exception as error:
+            self._clock.probed(time.perf_counter() - began)
+            self._fanout.write(_failure(state.global_step, error))
+            warnings.warn(f"spinal: no reading at step {state.global_step}: {error!r}", stacklevel=2)
+            return
+        overhead = self._clock.probed(reading.seconds)
+        proposal = self._schedule.proposed(reading.seconds, self._clock.step_seconds(state.global_step))
+        self._schedule.probed(state.global_step, ranks.from_zero(proposal, self._probe.sampler.device))
+        reading = dataclasses.replace(reading, overhead=overhead)
+        self._fanout.write(reading)
+        for alert in self._detector.update(reading):
+            self._fanout.write(alert)
+            self._act(alert, control)
+
+    def _act(self, alert: Alert, control: TrainerControl) -> None:
+        if self.config.save_on_alert and not self._saved_for_alert:
+            self._saved_for_alert = control.should_save = True
+        if self.config.stop_on is not None and LEVELS.index(alert.level) >= LEVELS.index(self.config.stop_on):
+            control.should_training_stop = True
+            say(f"spinal  stops training at step {alert.step}: {alert.rule}, stop_on={self.config.stop_on!r}")
+
+    def _collect(self, tokenizer: Any, *loaders: Any) -> PromptSet:
+        source = self._prompts
+        if source is None:
+            loader = next((x for x in loaders if x is not None), None)
+            if loader is None:
+                raise ValueError(
+                    "prompts is None and the trainer has no data set to take them from: give prompts=[...]"
+                )
+            source = loader.dataset
+        config = self.config
+        return collect(
+            source,
+            tokenizer,
+            count=config.num_prompts,
+            longest=config.max_prompt_tokens,
+            with_answers=config.position == "response",
+            seed=config.seed,
+        )
+
+    def _open_sinks(self, args: TrainingArguments, state: TrainerState, model: Any) -> None:
+        assert self._probe is not None
+        path = Path(args.output_dir) / "_spinal" / "trace.jsonl"
+        trace = JsonLinesSink(path, append=state.global_step > 0)
+        more = [TerminalSink(path) if s == "terminal" else s for s in self._sinks]
+        self._fanout = Fanout([trace, *more])
+        self._fanout.write(
+            Header(
+                version=__version__,
+                model=getattr(model.config, "_name_or_path", "") or self._probe.sampler.anatomy.name,
+                layers=self._probe.layers,
+                window=self._probe.window,
+                probe=self._probe.prompts.hash,
+                prompts=len(self._probe.prompts.ids),
+                config=self.config.to_json(),
+            )
+        )
+
+
+class _Clock:
+    """Wall time since training began, and how much of it went into probing."""
+
+    def __init__(self) -> None:
+        self._began, self._probing = time.perf_counter(), 0.0
+
+    def probed(self, seconds: float) -> float:
+        """Adds a probe; returns the share of wall time spent probing so far."""
+        self._probing += seconds
+        return self._probing / max(time.perf_counter() - self._began, 1e-9)
+
+    def step_seconds(self, steps: int) -> float:
+        """Mean time of a training step without probes; 0 before the first."""
+        return (time.perf_counter() - self._began - self._probing) / steps if steps else 0.0
+
+
+def _named(sinks: Iterable[Sink | str] | None) -> list[Any]:
+    """Checks the sinks asked for; the terminal's is made later, when the trace has a path."""
+    if sinks is None:
+        return [*([WandbSink()] if importlib.util.find_spec("wandb") else []), "terminal"]
+    unknown = [s for s in sinks if isinstance(s, str) and s not in ("wandb", "terminal")]
+    if unknown:
+        raise ValueError(f'sinks must be Sink objects or the names "wandb" and "terminal", got {unknown[0]!r}')
+    return [WandbSink() if s == "wandb" else s for s in sinks]
+
+
+def _failure(step: int, error: Exception) -> Alert:
+    return Alert(
+        step=step,
+        rule="probe_failed",
+        level="warn",
+        layers=[],
+        value=math.nan,
+        threshold=math.nan,
+        message=f"no reading at step {step}: {error!r}",
+        action="training goes on; report it if it stays",
+    )

@@ -1,0 +1,57 @@
+"""Alert rules: readings in, alerts out. Plain floats, no torch, so a saved trace can be replayed through them."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from .records import Alert, Reading
+
+
+class Rule(Protocol):
+    """Looks at one reading after the other, in the order of their steps."""
+
+    def update(self, reading: Reading) -> list[Alert]: ...
+
+
+class NonFinite:
+    """`nonfinite`, error: any kept activation or final logit of the probe is NaN or Inf.
+
+    Watches a count; more than 0 is a fault at once, with no patience: such a policy does not come back. The Trainer's
+    own loss log hides NaN (`logging_nan_inf_filter`). Silent again until the count has been 0.
+    """
+
+    def __init__(self) -> None:
+        self._raised = False
+
+    def update(self, reading: Reading) -> list[Alert]:
+        was, self._raised = self._raised, reading.nonfinite > 0
+        if was or not self._raised:
+            return []
+        layers = [i for i, alpha in enumerate(reading.alpha, start=1) if alpha != alpha]
+        return [
+            Alert(
+                step=reading.step,
+                rule="nonfinite",
+                level="error",
+                layers=layers,
+                value=float(reading.nonfinite),
+                threshold=0.0,
+                message=f"{reading.nonfinite} activations or logits of the probe are NaN or Inf at step {reading.step}",
+                action="stop; go back to the last checkpoint, lower the learning rate or train in bfloat16",
+            )
+        ]
+
+
+# The table of rules. A new rule is a class above and a row here.
+RULES: tuple[type[Rule], ...] = (NonFinite,)
+
+
+class Detector:
+    """All rules at once."""
+
+    def __init__(self) -> None:
+        self._rules = [rule() for rule in RULES]
+
+    def update(self, reading: Reading) -> list[Alert]:
+        """The alerts that this reading raises."""
+        return [alert for rule in self._rules for alert in rule.update(reading)]

@@ -1,0 +1,223 @@
+"""One forward pass over the probe's prompts: hidden states, the lens, spectra. Measures, but compares with nothing."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from . import anatomy, measures, ranks
+from .prompts import PromptSet
+from .records import SpinalConfig
+from .undisturbed import undisturbed
+
+BATCH_TOKENS = 4096  # padded tokens of one forward pass; halved when memory runs out
+LOGITS_BLOCK = 1 << 21  # logits held at a time (8 MiB of float32)
+STATES_LIMIT = 2 << 30  # bytes of kept hidden states, all layers
+JACKKNIFE_GROUPS = 8
+FAILED, NO_MEMORY, FINE = 0, 1, 2  # how a rank's forward passes went; the least over ranks decides for all
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Everything that one forward pass told, on the CPU and equal on all ranks. N prompts, G jackknife groups.
+
+    Attributes:
+        alpha, alpha_se, alpha_r2, effective_rank: `[L]`.
+        deleted: `[G, L]` exponents with one group of prompts left out.
+        transport: `[L - 1, N]`, radians.
+        displacement: `[N]`, radians from the reference's final distribution; 0 without a reference.
+        entropy: `[N]`, nats.
+        logits: `[N, V]` final logits at the first kept position of each prompt, float32; empty unless kept.
+        nonfinite: `[]` how many kept activations and final logits are NaN or Inf.
+    """
+
+    alpha: Tensor
+    alpha_se: Tensor
+    alpha_r2: Tensor
+    effective_rank: Tensor
+    deleted: Tensor
+    transport: Tensor
+    displacement: Tensor
+    entropy: Tensor
+    logits: Tensor
+    nonfinite: Tensor
+
+
+class Sampler:
+    """Takes samples of one model with one probe set. Arguments and errors: see `probe.Probe`."""
+
+    def __init__(
+        self, model: nn.Module, prompts: PromptSet, config: SpinalConfig, autocast: torch.dtype | None
+    ) -> None:
+        self._model, self._prompts, self._config, self._autocast = model, prompts, config, autocast
+        self._batch_tokens = BATCH_TOKENS
+        self.device = model.get_input_embeddings().weight.device  # type: ignore[operator, union-attr]
+        self.anatomy = anatomy.locate(model)
+        config.late_window(len(self.anatomy.layers))
+        with undisturbed(model), self._precision():
+            width = anatomy.prove(model, self.anatomy, min(prompts.ids, key=len)[:16])
+        self._counts = torch.tensor([max(n, 1) for n in prompts.answers])  # kept rows of each prompt
+        self._first = self._counts.cumsum(0) - self._counts  # number of each prompt's first row
+        rows = int(self._counts.sum())
+        self._ranks = config.tail_ranks(rows, width)
+        size = rows * width * len(self.anatomy.layers) * next(model.parameters()).element_size()
+        if size > STATES_LIMIT:
+            raise ValueError(
+                f"position={config.position!r} with num_prompts={len(prompts.ids)} keeps {rows} hidden states a layer,"
+                f" {size >> 20} MiB; num_prompts={len(prompts.ids) * STATES_LIMIT // size} would fit"
+            )
+
+    def sample(self, reference: Sample | None = None) -> Sample:
+        """One pass. Without a `reference` the final logits are kept, so that the sample can be one."""
+        shares = _shares([len(ids) for ids in self._prompts.ids], ranks.world())
+        own = shares[ranks.rank()]
+        with undisturbed(self._model):
+            states = self._states(shares)
+            read = self._read_lens(states, own, reference)
+        nonfinite = ranks.total((~states.isfinite()).sum() + read.pop("bad_logits"))
+        place = torch.cat([self._rows_of(i) for i in own]) if own else torch.tensor([], dtype=torch.long)
+        hidden = _spread(states, place, int(self._counts.sum()), dim=1).cpu()
+        spread = {name: _spread(x, torch.tensor(own), len(self._counts), dim=-1).cpu() for name, x in read.items()}
+        logits = spread.pop("logits").T
+        return Sample(**spread, logits=logits, nonfinite=nonfinite.cpu(), **self._contraction(hidden))
+
+    # --- the forward passes
+
+    def _states(self, shares: list[list[int]]) -> Tensor:
+        """`[L, R, d]` of this rank's prompts, in the order of its share. Halves the batch when memory runs out."""
+        while True:
+            try:
+                states, error = self._run(shares), None
+                outcome = FINE
+            except Exception as caught:  # the other ranks must hear of it before anything is raised
+                states, error = None, caught
+                outcome = NO_MEMORY if isinstance(caught, torch.OutOfMemoryError) else FAILED
+            worst = ranks.least(outcome, self.device)
+            if states is not None and worst == FINE:
+                return states
+            if worst == FAILED or self._batch_tokens == 1:
+                raise error or RuntimeError("the probe failed on another rank")
+            self._batch_tokens //= 2
+
+    def _run(self, shares: list[list[int]]) -> Tensor:
+        lengths = [len(ids) for ids in self._prompts.ids]
+        plans = [_batches(share, lengths, self._batch_tokens) for share in shares]
+        plan = plans[ranks.rank()]
+        most = max(map(len, plans))  # a sharded forward is a collective: every rank runs as many
+        shortest = min(range(len(lengths)), key=lengths.__getitem__)
+        parts = [self._forward(batch) for batch in plan]
+        parts += [self._forward([shortest])[:, :0] for _ in range(most - len(plan))]
+        return torch.cat(parts, dim=1)
+
+    def _forward(self, batch: list[int]) -> Tensor:
+        prompts = [torch.tensor(self._prompts.ids[i]) for i in batch]
+        ids = nn.utils.rnn.pad_sequence(prompts, batch_first=True)  # to the right: causal attention never looks there
+        mask = nn.utils.rnn.pad_sequence([torch.ones_like(p) for p in prompts], batch_first=True)
+        which = torch.arange(len(batch)).repeat_interleave(self._counts[batch])
+        where = torch.cat([self._positions(i) for i in batch])
+        with anatomy.kept_states(self.anatomy.layers, (which, where), ids.shape[1]) as kept, self._precision():
+            self.anatomy.forward(input_ids=ids.to(self.device), attention_mask=mask.to(self.device), use_cache=False)
+        return anatomy.stack_states(kept)
+
+    def _positions(self, prompt: int) -> Tensor:
+        """Token positions kept: the last of the prompt, or all those whose next token is one of the answer's."""
+        end = len(self._prompts.ids[prompt]) - min(self._prompts.answers[prompt], 1)
+        return torch.arange(end - int(self._counts[prompt]), end)
+
+    def _precision(self) -> contextlib.AbstractContextManager[None]:
+        """The forward pass runs in the precision that training's does."""
+        if self._autocast is None:
+            return contextlib.nullcontext()
+        return torch.autocast(next(self._model.parameters()).device.type, self._autocast)
+
+    # --- what the lens reads
+
+    def _read_lens(self, states: Tensor, own: list[int], reference: Sample | None) -> dict[str, Tensor]:
+        """Per prompt of this rank: `transport [L - 1, n]`, `displacement [n]`, `entropy [n]`, `logits [V, n]`."""
+        counts = self._counts[own]
+        owner = torch.arange(len(own)).repeat_interleave(counts)
+        first = counts.cumsum(0) - counts
+        parts = []
+        for rows in anatomy.row_blocks(self.anatomy, states, LOGITS_BLOCK):
+            firsts = first[(first >= rows.start) & (first < rows.stop)]
+            known = None if reference is None else reference.logits[torch.tensor(own)[owner[firsts]]]
+            parts.append(self._read_block(states[:, rows], firsts - rows.start, known))
+        read = {name: torch.cat([part[name] for part in parts], dim=-1) for name in parts[0]}
+        for name in ("transport", "entropy"):  # from rows to prompts
+            mean = read[name].new_zeros(*read[name].shape[:-1], len(own))
+            read[name] = mean.index_add_(-1, owner.to(mean.device), read[name]) / counts.to(mean.device)
+        return {**read, "bad_logits": read["bad_logits"].sum()}
+
+    def _read_block(self, states: Tensor, firsts: Tensor, known: Tensor | None) -> dict[str, Tensor]:
+        """The same for a block of rows. `firsts`: rows that begin a prompt; `known`: `[n, V]` reference logits."""
+        path, moved = measures.FisherRaoStream(), measures.FisherRaoStream()
+        best = measures.TopTokens(self._config.top_k) if self._config.top_k else None
+        bad, logits = torch.zeros(1, dtype=torch.long, device=states.device), []
+        for cols, z in anatomy.lens_chunks(self.anatomy, states, LOGITS_BLOCK):
+            path.update(z)
+            bad = bad + (~z[-1].isfinite()).sum().to(bad.device)
+            final = z[-1, firsts.to(z.device)]
+            if known is None:
+                logits.append(final.T)
+            else:
+                moved.update(torch.stack([known[:, cols].to(z.device), final]))
+            if best is not None:
+                best.update(z, cols.start)
+        transport = path.distances() if best is None else self._over_top(states, best.union(cols.stop))
+        still = torch.zeros(len(firsts), dtype=torch.float64, device=transport.device)
+        return {
+            "transport": transport,
+            "entropy": path.entropy(),
+            "displacement": still if known is None else moved.distances()[0],
+            "logits": torch.cat(logits) if known is None else transport.new_zeros(0, len(firsts)),
+            "bad_logits": bad,
+        }
+
+    def _over_top(self, states: Tensor, union: Tensor) -> Tensor:
+        stream = measures.FisherRaoStream()
+        for cols, z in anatomy.lens_chunks(self.anatomy, states, LOGITS_BLOCK):
+            stream.update(z.where(union[:, cols], -torch.inf))
+        return stream.distances()
+
+    # --- spectra
+
+    def _contraction(self, hidden: Tensor) -> dict[str, Tensor]:
+        """Spectra of `[L, R, d]`, one layer at a time: float64 of all of them would be large."""
+        sigma = torch.stack([measures.spectrum(h) for h in hidden])
+        alpha, se, r2 = measures.tail_exponent(sigma, self._ranks)
+        groups = (torch.arange(len(self._counts)) % JACKKNIFE_GROUPS).repeat_interleave(self._counts)
+        left = [int((groups != group).sum()) for group in range(int(groups.max()) + 1)]
+        deleted_ranks = [self._config.tail_ranks(n, hidden.shape[-1], least=2) for n in left]
+        deleted = torch.stack([measures.deleted_exponents(h, groups, deleted_ranks) for h in hidden], dim=-1)
+        rank = measures.effective_rank(sigma)
+        return {"alpha": alpha, "alpha_se": se, "alpha_r2": r2, "effective_rank": rank, "deleted": deleted}
+
+    def _rows_of(self, prompt: int) -> Tensor:
+        return self._first[prompt] + torch.arange(int(self._counts[prompt]))
+
+
+def _shares(lengths: list[int], world: int) -> list[list[int]]:
+    """Each rank's prompts, longest first: lengths are dealt round, so the work is about even."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    return [order[r::world] for r in range(world)]
+
+
+def _batches(share: list[int], lengths: list[int], budget: int) -> list[list[int]]:
+    """Splits a share, longest first, into batches of at most `budget` padded tokens (but at least one prompt)."""
+    batches: list[list[int]] = []
+    for i in share:
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= budget:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches
+
+
+def _spread(own: Tensor, place: Tensor, size: int, dim: int) -> Tensor:
+    """All ranks' parts in one tensor of `size` along `dim`: zeros, the own part at `place`, then the sum over ranks."""
+    shape = list(own.shape)
+    shape[dim] = size
+    return ranks.total(own.new_zeros(shape).index_copy_(dim, place.to(own.device), own))

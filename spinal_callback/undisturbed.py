@@ -1,0 +1,39 @@
+"""Leave training as it was: the one context manager that everything which touches a live model runs inside."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import nn
+
+
+@contextlib.contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients inside; afterwards every submodule's mode and every random state is as before.
+
+    Restores: train or eval mode per submodule, the random states of Python, NumPy, torch and every CUDA device, and
+    the autocast cache. Gradient checkpointing needs no touching: it is off in evaluation mode. Modules of bitsandbytes
+    keep their mode, since in evaluation mode they repack their 4-bit weights for good.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    try:
+        for module, _ in modes:
+            if not type(module).__module__.startswith("bitsandbytes"):
+                module.training = False
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
+        torch.clear_autocast_cache()  # casts made without gradients must not serve the next training step

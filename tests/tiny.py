@@ -1,0 +1,81 @@
+"""Tiny models, a tokenizer and preference data made on the spot: no hub, no files."""
+
+import random
+
+import torch
+from datasets import Dataset
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+WORDS = [f"w{i}" for i in range(90)]
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }} <end> {% endfor %}"
+    "{% if add_generation_prompt %}<assistant> {% endif %}"
+)
+
+
+def randomize(model, seed=0, scale=0.2):
+    """Random weights everywhere, norms too: with norm weights of one, applying a norm twice would go unseen."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.dim() == 1 and "bias" not in name:
+                p.copy_(0.5 + torch.rand(p.shape, generator=generator))
+            else:
+                p.copy_(torch.randn(p.shape, generator=generator) * scale)
+    return model.eval()
+
+
+def llama(layers=9, width=32, vocabulary=100, seed=0, **fields):
+    """A Llama with a late window of three layers, deep enough for every measure."""
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        **fields,
+    )
+    return randomize(LlamaForCausalLM(config), seed)
+
+
+def tokenizer(chat=True):
+    """One token a word, with a chat template unless told otherwise."""
+    special = ["<pad>", "<bos>", "<eos>", "<unk>", "<user>", "<assistant>", "<system>", "<end>"]
+    vocabulary = {word: i for i, word in enumerate(special + WORDS)}
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", unk_token="<unk>"
+    )
+    fast.chat_template = CHAT_TEMPLATE if chat else None
+    return fast
+
+
+def prompts(count=24, seed=0, longest=20, vocabulary=98):
+    """Token ids, no two alike, of lengths 3 to `longest`."""
+    draw = random.Random(seed)
+    return [[draw.randrange(8, vocabulary) for _ in range(draw.randrange(3, longest))] for _ in range(count)]
+
+
+def _words(draw, least, most):
+    return " ".join(draw.choice(WORDS) for _ in range(draw.randrange(least, most)))
+
+
+def preferences(count=48, seed=0):
+    """A preference data set in TRL's conversational form."""
+    draw = random.Random(seed)
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": _words(draw, 3, 12)}],
+            "chosen": [{"role": "assistant", "content": _words(draw, 3, 10)}],
+            "rejected": [{"role": "assistant", "content": _words(draw, 3, 10)}],
+        }
+        for _ in range(count)
+    ]
+    return Dataset.from_list(rows)
