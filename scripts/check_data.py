@@ -1,4 +1,4 @@
-"""Checks the data under recipes/data and prints counts and lengths: `python scripts/check_data.py`. Exit code 1: a fault."""
+"""Checks recipes/data and prints counts and lengths: `python scripts/check_data.py`. Exit code 1: a fault."""
 
 from __future__ import annotations
 

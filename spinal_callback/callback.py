@@ -165,7 +165,7 @@ class SpinalCallback(TrainerCallback):
 
     def _open_sinks(self, args: TrainingArguments, state: TrainerState, model: Any) -> None:
         assert self._probe is not None
-        path = Path(args.output_dir) / "_spinal" / "trace.jsonl"
+        path = Path(args.output_dir or ".") / "_spinal" / "trace.jsonl"
         trace = JsonLinesSink(path, append=state.global_step > 0)
         more = [TerminalSink(path) if s == "terminal" else s for s in self._sinks]
         self._fanout = Fanout([trace, *more])

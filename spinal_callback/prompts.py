@@ -78,8 +78,8 @@ def _tokens(row: Any, tokenizer: Any, place: int) -> tuple[list[int], list[int]]
         raise ValueError(f"prompts[{place}] must be a string, chat messages or a row, got {type(row).__name__}")
     for column in PROMPT_COLUMNS:
         if column in row:
-            answer = next((row[c] for c in ANSWER_COLUMNS if c in row), [])
-            return _some(list(row[column]), place), list(answer)
+            answers = (list(row[c]) for c in ANSWER_COLUMNS if c in row)
+            return _some(list(row[column]), place), next(answers, [])
     for column in ("prompt", "messages", "text"):
         if column in row:
             return _with_answer(row, column, tokenizer, place)
@@ -94,10 +94,10 @@ def _tokens(row: Any, tokenizer: Any, place: int) -> tuple[list[int], list[int]]
 def _with_answer(row: dict[str, Any], column: str, tokenizer: Any, place: int) -> tuple[list[int], list[int]]:
     text = row[column]
     if column == "messages" and len(text) > 1 and text[-1].get("role") == "assistant":
-        text, answer = text[:-1], text[-1]["content"]
+        text, answer = text[:-1], text[-1:]
     else:
         answer = row.get("chosen") or row.get("completion") or ""
-        answer = answer[-1]["content"] if _is_chat(answer) else answer
+    answer = answer[-1]["content"] if _is_chat(answer) else answer
     tokens = tokenizer(answer, add_special_tokens=False)["input_ids"] if answer else []
     return _encode(text, tokenizer, place), list(tokens)
 

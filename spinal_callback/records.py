@@ -194,7 +194,7 @@ class Alert:
 
 
 Record = Header | Reading | Alert
-_KINDS: dict[str, type] = {cls.kind: cls for cls in (Header, Reading, Alert)}
+_KINDS: dict[str, Any] = {cls.kind: cls for cls in (Header, Reading, Alert)}
 
 
 @dataclass(frozen=True)

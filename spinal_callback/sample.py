@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,12 +50,10 @@ class Sample:
 class Sampler:
     """Takes samples of one model with one probe set. Arguments and errors: see `probe.Probe`."""
 
-    def __init__(
-        self, model: nn.Module, prompts: PromptSet, config: SpinalConfig, autocast: torch.dtype | None
-    ) -> None:
+    def __init__(self, model: Any, prompts: PromptSet, config: SpinalConfig, autocast: torch.dtype | None) -> None:
         self._model, self._prompts, self._config, self._autocast = model, prompts, config, autocast
         self._batch_tokens = BATCH_TOKENS
-        self.device = model.get_input_embeddings().weight.device  # type: ignore[operator, union-attr]
+        self.device = model.get_input_embeddings().weight.device
         self.anatomy = anatomy.locate(model)
         config.late_window(len(self.anatomy.layers))
         with undisturbed(model), self._precision():

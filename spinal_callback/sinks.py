@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
 import warnings
 from collections.abc import Iterable
@@ -95,30 +96,27 @@ class WandbSink:
         run = getattr(sys.modules.get("wandb"), "run", None)  # looked up at use: a run may end or change
         if run is None:
             return
-        if isinstance(record, Alert):
-            self._alerts += 1
-            row: dict[str, Any] = {"spinal/alerts": self._alerts}
-        else:
-            row = scalars(record)
-        self._define(run, row)
-        run.log({**row, STEP: record.step})
-
-    def _define(self, run: Any, row: dict[str, float]) -> None:
+        self._alerts += isinstance(record, Alert)
+        row = {"spinal/alerts": float(self._alerts), **(scalars(record) if isinstance(record, Reading) else {})}
         if self._defined != run.id:
             self._defined = run.id
-            if self._header is not None:
-                settings = {"version": self._header.version, "probe": self._header.probe, **self._header.config}
-                run.config.update({"spinal": settings}, allow_val_change=True)
-            for name in row:
-                per_layer = "/layer_" in name
-                run.define_metric(name, step_metric=STEP, hidden=per_layer, summary="none" if per_layer else None)
+            self._introduce(run, list(row))
+        run.log({**{name: value for name, value in row.items() if math.isfinite(value)}, STEP: record.step})
+
+    def _introduce(self, run: Any, names: list[str]) -> None:
+        if self._header is not None:
+            settings = {"version": self._header.version, "probe": self._header.probe, **self._header.config}
+            run.config.update({"spinal": settings}, allow_val_change=True)
+        for name in names:
+            per_layer = "/layer_" in name
+            run.define_metric(name, step_metric=STEP, hidden=per_layer, summary="none" if per_layer else None)
 
     def close(self) -> None:
         pass
 
 
 def scalars(reading: Reading) -> dict[str, float]:
-    """What trackers are given of a reading. Values that are not to be had are left out."""
+    """What trackers are given of a reading: every logged name but the count of alerts. NaN where there is no value."""
     row = {
         "spinal/late_alpha": reading.late["alpha"],
         "spinal/late_transport": reading.late["transport"],
@@ -129,7 +127,7 @@ def scalars(reading: Reading) -> dict[str, float]:
     }
     row |= {f"spinal/alpha/layer_{i}": value for i, value in enumerate(reading.alpha, start=1)}
     row |= {f"spinal/transport/layer_{i}": value for i, value in enumerate(reading.transport, start=2)}
-    return {name: value for name, value in row.items() if value == value}
+    return row
 
 
 class Fanout:

@@ -84,17 +84,19 @@ def picture(trace: Trace, width: int = 110, height: int = 18) -> str:
     first, last = trace.readings[0], trace.readings[-1]
     panels = (("contraction alpha", 1, first.alpha, last.alpha), ("transport, rad", 2, first.transport, last.transport))
     plotext.clear_figure()
+    plotext.plotsize(width, height)
     plotext.subplots(1, 2)
     for column, (title, start, before, after) in enumerate(panels, start=1):
         plotext.subplot(1, column)
         plotext.theme("clear")
-        plotext.plotsize(width // 2, height)
         for reading, values, marker in ((first, before, "."), (last, after, "braille")):
             points = [(start + i, v) for i, v in enumerate(values) if v == v]
             if points:
                 plotext.plot(*zip(*points, strict=True), label=f"step {reading.step}", marker=marker)
         plotext.title(title)
         plotext.xlabel("layer")
+        depth = trace.header.layers
+        plotext.xticks(sorted({1, depth, *(round(depth * i / 5) for i in range(1, 5))}))
     return str(plotext.uncolorize(plotext.build()))
 
 
