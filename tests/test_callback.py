@@ -265,7 +265,7 @@ def test_chat_messages_need_a_chat_template(tmp_path):
 
 def test_an_unwritable_output_folder_is_refused(tmp_path):
     (tmp_path / "_spinal").write_text("a file where the folder should be")
-    with pytest.raises(ValueError, match="output_dir: cannot write .*trace.jsonl"):
+    with pytest.raises(ValueError, match=r"output_dir: cannot write .*trace\.jsonl"):
         trainer(tmp_path, SpinalCallback(**SMALL)).train()
 
 
