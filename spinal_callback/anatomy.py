@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-NORM_NAMES = ("norm", "final_layernorm", "ln_f", "final_layer_norm", "final_norm", "norm_f", "ln_out", "layer_norm")
-SOFT_CAPS = ("final_logit_softcapping",)  # Gemma 2: cap * tanh(z / cap)
+NORM_NAMES = ("norm", "final_layernorm", "ln_f", "final_layer_norm", "final_norm", "norm_f", "ln_out", "embedding_norm")
+SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap")  # Gemma 2, RecurrentGemma: cap * tanh(z / cap)
 SCALES = (
     "logit_scale",
     "logits_scaling",
@@ -70,6 +70,8 @@ def locate(model: Any) -> Anatomy:
             f"{name} has no language head (get_output_embeddings() is None): SPINAL reads next-token logits"
         )
     decoder = base.get_decoder()
+    if decoder is base:  # Llama 4 has no better answer
+        decoder = getattr(base, base.base_model_prefix, base)
     depth = config.get_text_config().num_hidden_layers
     layers = _layers(decoder, depth)
     if layers is None:
@@ -157,9 +159,9 @@ def lens_chunks(anatomy: Anatomy, states: Tensor, block: int) -> Iterator[tuple[
     Yields:
         slice of the vocabulary, logits `[L, R, c]`.
     """
-    x = anatomy.norm(states.to(_device(anatomy.norm)))
+    x = anatomy.norm(states.to(_device(anatomy.norm, states.device)))
     if not _is_plain(anatomy.head):  # LoRA or quantization around it: `.weight` is not the whole story
-        z = anatomy.finish(anatomy.head(x.to(_device(anatomy.head))).float())
+        z = anatomy.finish(anatomy.head(x.to(_device(anatomy.head, x.device))).float())
         yield slice(0, z.shape[-1]), z
         return
     weight, bias = anatomy.head.weight, anatomy.head.bias
@@ -175,8 +177,8 @@ def _is_plain(head: nn.Module) -> bool:
     return type(head) is nn.Linear
 
 
-def _device(module: nn.Module) -> torch.device:
-    return next(module.parameters()).device
+def _device(module: nn.Module, otherwise: torch.device) -> torch.device:
+    return next((p.device for p in module.parameters()), otherwise)  # OLMo's norm has no weights
 
 
 # --- the proof -------------------------------------------------------------------------------------------------------
@@ -185,38 +187,44 @@ def _device(module: nn.Module) -> torch.device:
 def prove(model: Any, anatomy: Anatomy, tokens: list[int]) -> int:
     """Chooses `anatomy.finish` so that the lens at the last layer equals the logits the model itself returns.
 
-    Runs `tokens` once through the whole model in two rows, one padded, one followed by another token, which also shows
-    that the position read sees nothing behind it. Call it inside `undisturbed`. Returns the width d of a hidden state.
+    Runs `tokens` once through the whole model in two rows with different tokens behind them, which also shows that the
+    position read sees nothing behind it. Call it inside `undisturbed`. Returns the width d of a hidden state.
 
     Raises:
-        ValueError: no candidate fits, or the model is not causal; names the class and what was tried.
+        ValueError: no candidate fits, the model is not causal, or it already gives NaN; names the class and what was
+            tried.
     """
     device = model.get_input_embeddings().weight.device
-    ids = torch.tensor([[*tokens, tokens[0]], [*tokens, tokens[-1]]], device=device)
-    mask = torch.ones_like(ids)
-    mask[0, -1] = 0
+    ids = torch.tensor([[*tokens, 0], [*tokens, 1]], device=device)
     where = (torch.tensor([0, 1]), torch.tensor([len(tokens) - 1] * 2))
     with kept_states(anatomy.layers, where, ids.shape[1]) as kept:
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
     states = stack_states(kept)
-    tolerance = LENS_TOLERANCE[states.dtype]
-    if not _close(states[:, 0], states[:, 1], tolerance):
+    dtypes = {states.dtype, logits.dtype, *(p.dtype for p in anatomy.head.parameters() if p.is_floating_point())}
+    tolerance = max(LENS_TOLERANCE.get(dtype, 0.0) for dtype in dtypes)  # that of the roughest number on the way
+    if not states.isfinite().all():
+        raise ValueError(f"{anatomy.name} gives NaN or Inf before any training: its weights are broken")
+    if not _distance(states[:, 0], states[:, 1]) <= tolerance:
         raise ValueError(f"{anatomy.name} is not causal: a later token changed the hidden states before it")
     shift = logits.shape[1] - ids.shape[1]
     own = logits[0, len(tokens) - 1 + shift].float()
     anatomy.vocabulary = own.shape[-1]
     anatomy.finish = _identity
-    raw = torch.cat([z for _, z in lens_chunks(anatomy, states[-1:, :1], 1 << 20)], -1)[0, 0]
+    try:
+        raw = torch.cat([z for _, z in lens_chunks(anatomy, states[-1:, :1], 1 << 20)], -1)[0, 0]
+    except RuntimeError as error:
+        parts = f"{type(anatomy.norm).__name__} gives and {type(anatomy.head).__name__} takes"
+        raise ValueError(f"{anatomy.name}: the logit lens does not fit what {parts}: {error}") from error
     tried = _finishes(model.config.get_text_config())
-    for finish in tried.values():
-        if _close(finish(raw), own.to(raw.device), tolerance):
-            anatomy.finish = finish
-            return states.shape[-1]
-    worst = (raw - own.to(raw.device)).abs().max()
-    raise ValueError(
-        f"{anatomy.name}: the logit lens does not reproduce the model's own logits (off by {worst:.3g});"
-        f" tried {type(anatomy.norm).__name__}, {type(anatomy.head).__name__}, then {', '.join(tried)}"
-    )
+    distances = {name: _distance(finish(raw), own.to(raw.device)) for name, finish in tried.items()}
+    best = min(distances, key=distances.__getitem__)  # of equals the first: what the configuration declares
+    if not distances[best] <= tolerance:
+        raise ValueError(
+            f"{anatomy.name}: the logit lens does not reproduce the model's own logits (off by {distances[best]:.1%});"
+            f" tried {type(anatomy.norm).__name__}, {type(anatomy.head).__name__}, then {', '.join(tried)}"
+        )
+    anatomy.finish = tried[best]
+    return states.shape[-1]
 
 
 def _finishes(config: Any) -> dict[str, Finish]:
@@ -247,5 +255,6 @@ def _then(first: Finish, second: Finish) -> Finish:
     return lambda z: second(first(z))
 
 
-def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
-    return bool((a - b).abs().max() <= tolerance * b.abs().max().clamp_min(1e-3))
+def _distance(a: Tensor, b: Tensor) -> float:
+    """Largest difference, as a share of the largest size in `b`."""
+    return float((a - b).abs().max() / b.abs().max().clamp_min(1e-3))

@@ -94,7 +94,7 @@ class SpinalCallback(TrainerCallback):
         if self._probe is None or not self.config.gradients or not self._due(state, state.global_step + 1):
             return
         try:
-            self._gradients = ranks.squared_gradients(self._probe.sampler.anatomy.layers)
+            self._gradients = ranks.squared_gradients(self._probe.sampler.anatomy.layers, self._probe.sampler.device)
         except Exception as error:
             warnings.warn(f"spinal: no gradient concentration at step {state.global_step + 1}: {error!r}", stacklevel=2)
 
@@ -166,7 +166,7 @@ class SpinalCallback(TrainerCallback):
     def _open_sinks(self, args: TrainingArguments, state: TrainerState, model: Any) -> None:
         assert self._probe is not None
         path = Path(args.output_dir or ".") / "_spinal" / "trace.jsonl"
-        trace = JsonLinesSink(path, append=state.global_step > 0)
+        trace = JsonLinesSink(path, resume_at=state.global_step or None)
         more = [TerminalSink(path) if s == "terminal" else s for s in self._sinks]
         self._fanout = Fanout([trace, *more])
         self._fanout.write(

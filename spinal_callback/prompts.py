@@ -78,8 +78,8 @@ def _tokens(row: Any, tokenizer: Any, place: int) -> tuple[list[int], list[int]]
         raise ValueError(f"prompts[{place}] must be a string, chat messages or a row, got {type(row).__name__}")
     for column in PROMPT_COLUMNS:
         if column in row:
-            answers = (list(row[c]) for c in ANSWER_COLUMNS if c in row)
-            return _some(list(row[column]), place), next(answers, [])
+            answers = (_ids(row[c]) for c in ANSWER_COLUMNS if c in row)
+            return _some(_ids(row[column]), place), next(answers, [])
     for column in ("prompt", "messages", "text"):
         if column in row:
             return _with_answer(row, column, tokenizer, place)
@@ -104,8 +104,9 @@ def _with_answer(row: dict[str, Any], column: str, tokenizer: Any, place: int) -
 
 def _split_labels(row: dict[str, Any], place: int) -> tuple[list[int], list[int]]:
     """A language-modelling row: the answer is what the labels or masks train on; without them, all of it is prompt."""
-    ids = list(row["input_ids"])
-    trained = row.get("completion_mask") or row.get("assistant_masks") or [x != -100 for x in row.get("labels", [])]
+    ids = _ids(row["input_ids"])
+    masks = [_ids(row[name]) for name in ("completion_mask", "assistant_masks") if name in row]
+    trained = masks[0] if masks else [label != -100 for label in _ids(row.get("labels", []))]
     start = next((i for i, on in enumerate(trained) if on), 0)
     start = start or len(ids)  # trained on from the first token: no prompt of its own
     return _some(ids[:start], place), ids[start:]
@@ -122,6 +123,10 @@ def _encode(prompt: str | Sequence[dict[str, str]], tokenizer: Any, place: int) 
             " give plain strings or set tokenizer.chat_template"
         )
     return _some(list(tokenizer.apply_chat_template(prompt, add_generation_prompt=True)["input_ids"]), place)
+
+
+def _ids(values: Iterable[Any]) -> list[int]:
+    return [int(value) for value in values]  # a data set may be formatted to give tensors
 
 
 def _some(ids: list[int], place: int) -> list[int]:

@@ -1,13 +1,24 @@
-"""What several processes agree on. The only user of torch.distributed; a single process passes through untouched."""
+"""What several processes agree on, and how sharded weights are made whole. The only place that knows torch.distributed,
+FSDP and DeepSpeed; a single process passes through untouched."""
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
+T = TypeVar("T")
+FAILED, NO_MEMORY, FINE = 0, 1, 2  # how a rank's work went; the least over ranks decides for all
+
+
+# --- agreeing --------------------------------------------------------------------------------------------------------
 
 
 def world() -> int:
@@ -45,11 +56,97 @@ def from_zero(value: int, device: torch.device) -> int:
     return int(box)
 
 
-def squared_gradients(layers: Iterable[nn.Module]) -> Tensor:
-    """Squared gradient norm of each layer's parameters as they are now: `[L]`, float64. NaN for a layer without."""
-    norms = []
+def together(work: Callable[[], T], device: torch.device) -> T:
+    """Runs `work` on every rank and raises on all of them if it failed on any: no rank goes on to a collective alone.
+
+    Raises:
+        torch.OutOfMemoryError: some rank ran out of memory, none failed otherwise.
+        Exception: the rank's own, or RuntimeError where only another rank failed.
+    """
+    error: Exception | None = None
+    try:
+        result = work()
+    except Exception as caught:
+        error = caught
+    outcome = FINE if error is None else NO_MEMORY if isinstance(error, torch.OutOfMemoryError) else FAILED
+    worst = least(outcome, device)
+    try:
+        if worst == FAILED:
+            raise error if error is not None and outcome == FAILED else RuntimeError("failed on another rank")
+        if worst == NO_MEMORY:
+            raise error or torch.OutOfMemoryError("another rank ran out of memory")
+        return result
+    finally:
+        del error  # it holds this frame, and with it the tensors of the pass that failed
+
+
+def alike(hexadecimal: str, device: torch.device) -> bool:
+    """True if every rank has the same hash (its first 60 bits are compared)."""
+    number = int(hexadecimal[:15], 16)
+    return least(number, device) == -least(-number, device)
+
+
+# --- sharded weights -------------------------------------------------------------------------------------------------
+
+
+def is_fsdp(model: nn.Module) -> bool:
+    """True under FSDP2 (`fully_shard`): the root must be called, and only where training calls it too."""
+    return any(isinstance(module, FSDPModule) for module in model.modules())
+
+
+def is_zero3(model: nn.Module) -> bool:
+    """True under DeepSpeed ZeRO-3: parameters are empty outside their module's forward."""
+    return any(hasattr(p, "ds_id") for p in model.parameters())
+
+
+def settle(model: nn.Module) -> None:
+    """Shards again what a forward pass has gathered. Left whole, FSDP2 would train on stale weights without a word."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+@contextlib.contextmanager
+def whole(*modules: nn.Module) -> Iterator[None]:
+    """Inside, the parameters of `modules` are whole on every rank. A collective where they are sharded.
+
+    Call the modules' `forward` there, not the modules: FSDP2's and ZeRO-3's hooks would shard them again.
+    """
+    parts = [part for module in modules for part in module.modules()]
+    zero3 = [p for part in parts for p in part._parameters.values() if hasattr(p, "ds_id")]
+    if zero3:
+        import deepspeed  # type: ignore[import-not-found, unused-ignore]
+
+        with deepspeed.zero.GatheredParameters(zero3, modifier_rank=None):
+            yield
+        return
+    every: list[tuple[nn.Module, str, Any]] = [(m, name, p) for m in parts for name, p in m._parameters.items()]
+    sharded = [(part, name, p) for part, name, p in every if isinstance(p, DTensor)]
+    gathered: dict[int, nn.Parameter] = {}  # a tied weight is gathered once
+    for part, name, p in sharded:
+        if id(p) not in gathered:
+            gathered[id(p)] = nn.Parameter(p.full_tensor(), requires_grad=False)
+        part._parameters[name] = gathered[id(p)]
+    try:
+        yield
+    finally:
+        for part, name, p in sharded:
+            part._parameters[name] = p
+
+
+def squared_gradients(layers: Iterable[nn.Module], device: torch.device) -> Tensor:
+    """Squared gradient norm of each layer's parameters as they are now, over all shards: `[L]`, float64.
+
+    NaN for a layer without gradients, which is every layer under DeepSpeed: it keeps them to itself.
+    """
+    norms, sharded = [], False
     for layer in layers:
         grads = [p.grad.detach() for p in layer.parameters() if p.grad is not None]
-        parts = [torch.linalg.vector_norm(g, dtype=torch.float32).double().square().cpu() for g in grads]
+        sharded |= any(isinstance(g, DTensor) for g in grads)
+        parts = [_square(g.to_local() if isinstance(g, DTensor) else g) for g in grads]
         norms.append(torch.stack(parts).sum() if parts else torch.tensor(math.nan, dtype=torch.float64))
-    return torch.stack(norms)
+    return total(torch.stack(norms).to(device)).cpu() if sharded else torch.stack(norms)
+
+
+def _square(gradient: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(gradient, dtype=torch.float32).double().square().cpu()

@@ -69,7 +69,7 @@ class SpinalConfig:
         _check_window(self.window)
         _check_tail(self.tail)
         if self.position == "last":  # otherwise the rows are tokens, known only with the data
-            self.tail_ranks(self.num_prompts, width=self.num_prompts)
+            self.tail_ranks(self.num_prompts)
         if self.top_k is not None:
             _check_count("top_k", self.top_k, 1, "or None for the whole vocabulary")
         _check_choice("stop_on", self.stop_on, (None, *LEVELS))
@@ -78,7 +78,7 @@ class SpinalConfig:
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
         _check_count("seed", self.seed, 0)
 
-    def tail_ranks(self, rows: int, width: int, least: int = MIN_RANKS) -> tuple[int, int]:
+    def tail_ranks(self, rows: int, width: int = 1 << 20, least: int = MIN_RANKS) -> tuple[int, int]:
         """First and last rank k (from 1, both included) of the tail of a `[rows, width]` matrix's spectrum.
 
         Raises:
@@ -90,8 +90,8 @@ class SpinalConfig:
             need = next(enough, None)
             right = f"use num_prompts >= {need} or a wider tail" if need else "use a wider tail"
             raise ValueError(
-                f"tail={self.tail} leaves {max(high - low + 1, 0)} ranks of a [{rows}, {width}] matrix"
-                f" (num_prompts={rows}), a fit takes at least {least}: {right}"
+                f"tail={self.tail} leaves {max(high - low + 1, 0)} of the {min(rows - 1, width)} ranks that"
+                f" num_prompts={rows} gives, a fit takes at least {least}: {right}"
             )
         return low, high
 
@@ -105,7 +105,7 @@ class SpinalConfig:
             if self.window[1] > layers:
                 raise ValueError(f"window must lie in layers 1..{layers} of this model, got {self.window}")
             return self.window
-        return layers - _ceil(self.window * layers) + 1, layers
+        return layers - max(_ceil(self.window * layers), 1) + 1, layers
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

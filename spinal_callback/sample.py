@@ -18,7 +18,6 @@ BATCH_TOKENS = 4096  # padded tokens of one forward pass; halved when memory run
 LOGITS_BLOCK = 1 << 21  # logits held at a time (8 MiB of float32)
 STATES_LIMIT = 2 << 30  # bytes of kept hidden states, all layers
 JACKKNIFE_GROUPS = 8
-FAILED, NO_MEMORY, FINE = 0, 1, 2  # how a rank's forward passes went; the least over ranks decides for all
 
 
 @dataclass(frozen=True)
@@ -73,13 +72,14 @@ class Sampler:
         """One pass. Without a `reference` the final logits are kept, so that the sample can be one."""
         shares = _shares([len(ids) for ids in self._prompts.ids], ranks.world())
         own = shares[ranks.rank()]
+        numbers = torch.tensor(own, dtype=torch.long)  # empty where there are more ranks than prompts
         with undisturbed(self._model):
             states = self._states(shares)
-            read = self._read_lens(states, own, reference)
+            read = ranks.together(lambda: self._read_lens(states, own, reference), self.device)
         nonfinite = ranks.total((~states.isfinite()).sum() + read.pop("bad_logits"))
-        place = torch.cat([self._rows_of(i) for i in own]) if own else torch.tensor([], dtype=torch.long)
+        place = torch.cat([self._rows_of(i) for i in own] or [numbers])
         hidden = _spread(states, place, int(self._counts.sum()), dim=1).cpu()
-        spread = {name: _spread(x, torch.tensor(own), len(self._counts), dim=-1).cpu() for name, x in read.items()}
+        spread = {name: _spread(x, numbers, len(self._counts), dim=-1).cpu() for name, x in read.items()}
         logits = spread.pop("logits").T
         return Sample(**spread, logits=logits, nonfinite=nonfinite.cpu(), **self._contraction(hidden))
 
@@ -89,16 +89,10 @@ class Sampler:
         """`[L, R, d]` of this rank's prompts, in the order of its share. Halves the batch when memory runs out."""
         while True:
             try:
-                states, error = self._run(shares), None
-                outcome = FINE
-            except Exception as caught:  # the other ranks must hear of it before anything is raised
-                states, error = None, caught
-                outcome = NO_MEMORY if isinstance(caught, torch.OutOfMemoryError) else FAILED
-            worst = ranks.least(outcome, self.device)
-            if states is not None and worst == FINE:
-                return states
-            if worst == FAILED or self._batch_tokens == 1:
-                raise error or RuntimeError("the probe failed on another rank")
+                return ranks.together(lambda: self._run(shares), self.device)
+            except torch.OutOfMemoryError:
+                if self._batch_tokens == 1:
+                    raise
             self._batch_tokens //= 2
 
     def _run(self, shares: list[list[int]]) -> Tensor:
@@ -114,11 +108,11 @@ class Sampler:
     def _forward(self, batch: list[int]) -> Tensor:
         prompts = [torch.tensor(self._prompts.ids[i]) for i in batch]
         ids = nn.utils.rnn.pad_sequence(prompts, batch_first=True)  # to the right: causal attention never looks there
-        mask = nn.utils.rnn.pad_sequence([torch.ones_like(p) for p in prompts], batch_first=True)
         which = torch.arange(len(batch)).repeat_interleave(self._counts[batch])
         where = torch.cat([self._positions(i) for i in batch])
         with anatomy.kept_states(self.anatomy.layers, (which, where), ids.shape[1]) as kept, self._precision():
-            self.anatomy.forward(input_ids=ids.to(self.device), attention_mask=mask.to(self.device), use_cache=False)
+            ids = ids.to(self.device)  # no padding mask: some architectures make NaN of a row that is masked out
+            self.anatomy.forward(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
         return anatomy.stack_states(kept)
 
     def _positions(self, prompt: int) -> Tensor:
@@ -136,13 +130,14 @@ class Sampler:
 
     def _read_lens(self, states: Tensor, own: list[int], reference: Sample | None) -> dict[str, Tensor]:
         """Per prompt of this rank: `transport [L - 1, n]`, `displacement [n]`, `entropy [n]`, `logits [V, n]`."""
-        counts = self._counts[own]
+        numbers = torch.tensor(own, dtype=torch.long)
+        counts = self._counts[numbers]
         owner = torch.arange(len(own)).repeat_interleave(counts)
         first = counts.cumsum(0) - counts
         parts = []
         for rows in anatomy.row_blocks(self.anatomy, states, LOGITS_BLOCK):
             firsts = first[(first >= rows.start) & (first < rows.stop)]
-            known = None if reference is None else reference.logits[torch.tensor(own)[owner[firsts]]]
+            known = None if reference is None else reference.logits[numbers[owner[firsts]]]
             parts.append(self._read_block(states[:, rows], firsts - rows.start, known))
         read = {name: torch.cat([part[name] for part in parts], dim=-1) for name in parts[0]}
         for name in ("transport", "entropy"):  # from rows to prompts

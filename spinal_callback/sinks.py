@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from .records import Alert, Header, Reading, Record, dump_record
+from .records import Alert, Header, Reading, Record, dump_record, parse_record
 
 STEP = "train/global_step"  # the x axis that the Trainer's own rows carry
 
@@ -45,18 +45,27 @@ class MemorySink:
 
 
 class JsonLinesSink:
-    """The trace: one JSON object a line, each flushed whole. A resumed run appends to the trace that is there.
+    """The trace: one JSON object a line, each flushed whole.
+
+    Args:
+        path: the file; its folder is made.
+        resume_at: the step that a run resumes at: the trace that is there is kept up to it and goes on from there. What
+            lies behind it will be run again, a line torn by a kill among it. None: a new trace.
 
     Raises:
         ValueError: the file cannot be written; names the folder.
     """
 
-    def __init__(self, path: Path, append: bool = False) -> None:
+    def __init__(self, path: Path, resume_at: int | None = None) -> None:
         self.path = path
+        kept = [] if resume_at is None else _until(path, resume_at)
+        self._header_is_there = bool(kept)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._header_is_there = append and path.exists() and path.stat().st_size > 0
-            self._file = path.open("a" if append else "w", encoding="utf-8")
+            whole = path.with_suffix(".part")  # a kill between the two lines loses nothing
+            whole.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            whole.replace(path)
+            self._file = path.open("a", encoding="utf-8")
         except OSError as error:
             raise ValueError(
                 f"output_dir: cannot write {path} ({error.strerror}); give a folder you may write"
@@ -70,6 +79,21 @@ class JsonLinesSink:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _until(path: Path, step: int) -> list[str]:
+    """The lines of the trace at `path` up to and including `step`; none if there is no trace to go on with."""
+    kept: list[str] = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            record = parse_record(line)
+        except ValueError:
+            continue
+        if isinstance(record, Header) != (not kept):
+            continue
+        if isinstance(record, Header) or record.step <= step:
+            kept.append(line)
+    return kept
 
 
 class WandbSink:
@@ -98,16 +122,15 @@ class WandbSink:
             return
         self._alerts += isinstance(record, Alert)
         row = {"spinal/alerts": float(self._alerts), **(scalars(record) if isinstance(record, Reading) else {})}
-        if self._defined != run.id:
+        if self._defined != run.id and self._header is not None:
             self._defined = run.id
-            self._introduce(run, list(row))
+            self._introduce(run, self._header)
         run.log({**{name: value for name, value in row.items() if math.isfinite(value)}, STEP: record.step})
 
-    def _introduce(self, run: Any, names: list[str]) -> None:
-        if self._header is not None:
-            settings = {"version": self._header.version, "probe": self._header.probe, **self._header.config}
-            run.config.update({"spinal": settings}, allow_val_change=True)
-        for name in names:
+    def _introduce(self, run: Any, header: Header) -> None:
+        settings = {"version": header.version, "probe": header.probe, **header.config}
+        run.config.update({"spinal": settings}, allow_val_change=True)
+        for name in logged_names(header.layers):
             per_layer = "/layer_" in name
             run.define_metric(name, step_metric=STEP, hidden=per_layer, summary="none" if per_layer else None)
 
@@ -117,17 +140,17 @@ class WandbSink:
 
 def scalars(reading: Reading) -> dict[str, float]:
     """What trackers are given of a reading: every logged name but the count of alerts. NaN where there is no value."""
-    row = {
-        "spinal/late_alpha": reading.late["alpha"],
-        "spinal/late_transport": reading.late["transport"],
-        "spinal/displacement": reading.displacement,
-        "spinal/localization": reading.localization,
-        "spinal/score": reading.score,
-        "spinal/overhead": reading.overhead,
-    }
-    row |= {f"spinal/alpha/layer_{i}": value for i, value in enumerate(reading.alpha, start=1)}
-    row |= {f"spinal/transport/layer_{i}": value for i, value in enumerate(reading.transport, start=2)}
-    return row
+    late, own = reading.late, (reading.displacement, reading.localization, reading.score, reading.overhead)
+    values = (late["alpha"], late["transport"], *own, *reading.alpha, *reading.transport)
+    return dict(zip(logged_names(len(reading.alpha))[1:], values, strict=True))
+
+
+def logged_names(layers: int) -> list[str]:
+    """Every name that trackers see, the count of alerts first."""
+    headline = ("alerts", "late_alpha", "late_transport", "displacement", "localization", "score", "overhead")
+    alpha = [f"spinal/alpha/layer_{i}" for i in range(1, layers + 1)]
+    transport = [f"spinal/transport/layer_{i}" for i in range(2, layers + 1)]
+    return [*(f"spinal/{name}" for name in headline), *alpha, *transport]
 
 
 class Fanout:

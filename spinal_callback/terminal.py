@@ -46,7 +46,8 @@ def line(reading: Reading) -> str:
     alpha, transport = (_with_change(reading, name) for name in ("alpha", "transport"))
     return (
         f"spinal  step {reading.step:<5d} contraction {alpha}  transport {transport}"
-        f"  displacement {reading.displacement:.3f}  score {_number(reading.score)}  {reading.seconds:.1f} s"
+        f"  displacement {_number(reading.displacement)}  score {_number(reading.score)}"
+        f"  {_number(reading.seconds, '.1f')} s"
     )
 
 
@@ -83,6 +84,7 @@ def picture(trace: Trace, width: int = 110, height: int = 18) -> str:
 
     first, last = trace.readings[0], trace.readings[-1]
     panels = (("contraction alpha", 1, first.alpha, last.alpha), ("transport, rad", 2, first.transport, last.transport))
+    plotext.main()  # one figure for the whole process: an earlier picture left a panel active
     plotext.clear_figure()
     plotext.plotsize(width, height)
     plotext.subplots(1, 2)

@@ -13,7 +13,7 @@ NAN, EPS = math.nan, float(np.finfo(np.float64).eps)
 
 
 def singular_values(h, eps=EPS):
-    """sigma_1 >= ... >= sigma_r of h [N, d] with its column means subtracted, r = min(N - 1, d); rounding noise is 0."""
+    """sigma_1 >= ... >= sigma_r of h [N, d] with its column means subtracted, r = min(N - 1, d); noise is 0."""
     n, d = h.shape
     sigma = np.linalg.svd(h - h.mean(axis=0), compute_uv=False)[: min(n - 1, d)]
     return np.where(sigma > rounding_floor(h, eps), sigma, 0.0)
@@ -26,7 +26,7 @@ def rank_window(r, tail=(0.1, 0.9)):
 
 
 def rounding_floor(h, eps):
-    """eps ||h||_F (1/sqrt(N) + 1/sqrt(d)) / (2 sqrt(3)), h uncentred: noise of the data; at least max(N, d) EPS ||h||_F."""
+    """eps ||h||_F (1/sqrt(N) + 1/sqrt(d)) / (2 sqrt(3)), h uncentred: data's noise; at least max(N, d) EPS ||h||_F."""
     size, (n, d) = math.sqrt(np.sum(h * h)), h.shape
     return max(eps * size * (1 / math.sqrt(n) + 1 / math.sqrt(d)) / (2 * math.sqrt(3)), max(n, d) * EPS * size)
 

@@ -107,7 +107,7 @@ def test_what_cannot_be_helped_is_raised_and_leaves_no_hooks(error):
 
 
 def test_too_few_prompts():
-    few = r"tail=\(0.1, 0.9\) leaves 7 ranks of a \[9, 32\] matrix \(num_prompts=9\).*at least 8: use num_prompts >= 10"
+    few = r"tail=\(0.1, 0.9\) leaves 7 of the 8 ranks that num_prompts=9 gives.*at least 8: use num_prompts >= 10"
     with pytest.raises(ValueError, match=few):
         probe_of(deep(), PROMPTS[:9])
     assert probe_of(deep(), PROMPTS[:10]).read(0).prompts == 10

@@ -77,7 +77,6 @@ def test_tokenized_rows_need_no_tokenizer(name):
 
 @pytest.mark.parametrize("form", ["numpy", "torch"])
 @pytest.mark.parametrize("name", ["TRL, tokenized", "ids, labels", "ids, completion mask"])
-@pytest.mark.xfail(strict=True, reason="prompts.py: takes the tensors of a formatted data set as they are")
 def test_a_data_set_that_gives_tensors_is_read_alike(name, form):
     row, prompt, _ = ROWS[name]
     got = get(Dataset.from_list([row, row]).with_format(form))

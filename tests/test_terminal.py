@@ -40,7 +40,6 @@ def test_what_is_not_to_be_had_is_a_dash():
 
 
 @pytest.mark.parametrize("field", ["displacement", "seconds"])
-@pytest.mark.xfail(strict=True, reason="terminal.py: displacement and seconds are printed as nan")
 def test_every_number_of_the_line_may_be_missing(field):
     assert "nan" not in terminal.line(reading(0, **{field: NAN}))
 

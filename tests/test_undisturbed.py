@@ -86,7 +86,7 @@ def test_gradients_are_left_alone():
 
 
 def test_the_autocast_cache_holds_nothing_cast_inside():
-    """A cast cached without gradients would cut the weight out of the next training step's graph."""
+    """Older torch caches a cast made without gradients, and cuts the weight out of the next training step's graph."""
     model = tiny.llama().train()
     with torch.autocast("cpu", torch.bfloat16):
         with undisturbed(model):
