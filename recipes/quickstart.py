@@ -44,7 +44,7 @@ def main() -> None:
             learning_rate=args.learning_rate,
             lr_scheduler_type="constant_with_warmup",
             warmup_steps=5,
-            per_device_train_batch_size=4,
+            per_device_train_batch_size=2,
             max_length=128,
             activation_checkpointing=False,  # short texts: memory is no concern, time is
             bf16=False,

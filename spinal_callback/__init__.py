@@ -2,8 +2,21 @@
 
 __version__ = "0.1.0"  # before the imports: the callback writes it into the trace
 
-from .callback import SpinalCallback
+from typing import TYPE_CHECKING, Any
+
 from .records import Alert, Reading, SpinalConfig, load_trace
 from .sinks import MemorySink
 
+if TYPE_CHECKING:
+    from .callback import SpinalCallback
+
 __all__ = ["Alert", "MemorySink", "Reading", "SpinalCallback", "SpinalConfig", "load_trace"]
+
+
+def __getattr__(name: str) -> Any:
+    """The callback stands on torch and transformers, which take seconds to import: reading a trace needs neither."""
+    if name == "SpinalCallback":
+        from .callback import SpinalCallback
+
+        return SpinalCallback
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

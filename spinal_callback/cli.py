@@ -27,7 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     show = commands.add_parser("show", help="print a saved trace: its readings, a table of the late layers, a picture")
     show.add_argument("trace", help="trace.jsonl, or the run's output folder")
-    show.add_argument("--json", action="store_true", help="last reading and alerts as JSON")
+    show.add_argument("--json", action="store_true", help="header, readings and alerts as JSON")
     show.set_defaults(run=_show)
     return parser
 

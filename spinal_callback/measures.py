@@ -32,10 +32,11 @@ def rounding_floor(h: Tensor) -> Tensor:
 
     Entries rounded to relative precision eps carry errors of about eps / sqrt(12) of their size; a random
     `[N, d]` matrix of them has spectral norm about `eps ||h||_F (1/sqrt(N) + 1/sqrt(d)) / (2 sqrt(3))`, eps that of
-    `h`'s own dtype. The decomposition, in float64, adds `max(N, d) eps64 ||h||_F`. The floor is the larger of the two.
+    `h`'s own dtype; twice that is safe. The decomposition, in float64, adds `max(N, d) eps64 ||h||_F`. The floor is
+    the larger of the two.
     """
     n, d = h.shape
-    of_data = torch.finfo(h.dtype).eps * (n**-0.5 + d**-0.5) / (2 * math.sqrt(3))
+    of_data = torch.finfo(h.dtype).eps * (n**-0.5 + d**-0.5) / math.sqrt(3)
     return h.double().norm() * max(of_data, max(n, d) * torch.finfo(torch.float64).eps)
 
 

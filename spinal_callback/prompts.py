@@ -59,6 +59,8 @@ def collect(source: Any, tokenizer: Any, *, count: int, longest: int, with_answe
 def _rows(source: Any, seed: int) -> Iterator[tuple[int, Any]]:
     if isinstance(source, str):
         raise ValueError(f"prompts must be a list of prompts, got the single string {source[:40]!r}: write [prompt]")
+    if isinstance(source, dict):  # a DatasetDict is one
+        raise ValueError(f"prompts must be a list or one data set, got a dictionary of {', '.join(map(repr, source))}")
     if isinstance(source, list | tuple):
         return enumerate(source)
     if hasattr(source, "__len__") and hasattr(source, "__getitem__"):

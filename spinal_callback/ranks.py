@@ -120,7 +120,7 @@ def whole(*modules: nn.Module) -> Iterator[None]:
         with deepspeed.zero.GatheredParameters(zero3, modifier_rank=None):
             yield
         return
-    every: list[tuple[nn.Module, str, Any]] = [(m, name, p) for m in parts for name, p in m._parameters.items()]
+    every: list[tuple[Any, str, Any]] = [(m, name, p) for m in parts for name, p in m._parameters.items()]
     sharded = [(part, name, p) for part, name, p in every if isinstance(p, DTensor)]
     gathered: dict[int, nn.Parameter] = {}  # a tied weight is gathered once
     for part, name, p in sharded:

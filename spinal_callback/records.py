@@ -222,13 +222,15 @@ def parse_record(line: str) -> Record:
         ValueError: not JSON, an unknown kind, or a field missing; the message says which.
     """
     data = json.loads(line)
-    cls = _KINDS.get(data.pop("kind", "")) if isinstance(data, dict) else None
+    cls = _KINDS.get(str(data.pop("kind", ""))) if isinstance(data, dict) else None
     if cls is None:
         raise ValueError(f"not a record of a trace (its kind must be one of {', '.join(_KINDS)}): {line[:60]!r}")
+    if cls is Header and data.get("schema") != SCHEMA:
+        raise ValueError(f"schema {data.get('schema')}, this version reads schema {SCHEMA}")
     names = {f.name for f in dataclasses.fields(cls)}
     missing = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING} - set(data)
     if missing:
-        raise ValueError(f"a {cls.kind} lacks {', '.join(sorted(missing))}")
+        raise ValueError(f"{cls.kind} without {', '.join(sorted(missing))}")
     if cls is Header:
         data["window"] = tuple(data["window"])
         return Header(**{k: v for k, v in data.items() if k in names})
@@ -249,7 +251,7 @@ def load_trace(path: str | Path) -> Trace:
     if path.is_dir():
         path = path / "_spinal" / "trace.jsonl"
     records: list[Record] = []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, start=1):
         try:
             records.append(parse_record(line))
@@ -259,8 +261,6 @@ def load_trace(path: str | Path) -> Trace:
             warnings.warn(f"{path}: skipped the torn last line {number}", stacklevel=2)
     if not records or not isinstance(records[0], Header):
         raise ValueError(f"{path}, line 1: a trace begins with its header")
-    if records[0].schema != SCHEMA:
-        raise ValueError(f"{path}: schema {records[0].schema}, this version reads schema {SCHEMA}")
     readings = {r.step: r for r in records if isinstance(r, Reading)}
     alerts = {(a.step, a.rule): a for a in records if isinstance(a, Alert)}
     return Trace(records[0], [readings[s] for s in sorted(readings)], [alerts[k] for k in sorted(alerts)])
@@ -283,7 +283,7 @@ def _nan_for_null(value: Any) -> Any:
 
 
 def _ceil(x: float) -> int:
-    return math.ceil(round(x, 9))  # 0.1 * 70 is 7.000000000000001 in binary
+    return math.ceil(round(x, 9))  # 0.28 * 25 is 7.000000000000001 in binary
 
 
 def _tail_ranks(r: int, tail: tuple[float, float]) -> tuple[int, int]:

@@ -58,10 +58,10 @@ class JsonLinesSink:
 
     def __init__(self, path: Path, resume_at: int | None = None) -> None:
         self.path = path
-        kept = [] if resume_at is None else _until(path, resume_at)
-        self._header_is_there = bool(kept)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            kept = [] if resume_at is None else _until(path, resume_at)
+            self._header_is_there = bool(kept)
             whole = path.with_suffix(".part")  # a kill between the two lines loses nothing
             whole.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
             whole.replace(path)
@@ -84,7 +84,7 @@ class JsonLinesSink:
 def _until(path: Path, step: int) -> list[str]:
     """The lines of the trace at `path` up to and including `step`; none if there is no trace to go on with."""
     kept: list[str] = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
             record = parse_record(line)
         except ValueError:

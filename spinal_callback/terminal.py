@@ -91,7 +91,8 @@ def picture(trace: Trace, width: int = 110, height: int = 18) -> str:
     for column, (title, start, before, after) in enumerate(panels, start=1):
         plotext.subplot(1, column)
         plotext.theme("clear")
-        for reading, values, marker in ((first, before, "."), (last, after, "braille")):
+        curves = [(first, before, "."), (last, after, "braille")]
+        for reading, values, marker in curves[-len(trace.readings) :]:  # a single reading is drawn once
             points = [(start + i, v) for i, v in enumerate(values) if v == v]
             if points:
                 plotext.plot(*zip(*points, strict=True), label=f"step {reading.step}", marker=marker)

@@ -21,14 +21,14 @@ def singular_values(h, eps=EPS):
 
 def rank_window(r, tail=(0.1, 0.9)):
     """k = max(1, ceil(0.1 r)) .. floor(0.9 r), inclusive, 1-based."""
-    # Binary floating point has 0.1 * 70 = 7.000000000000001, whose ceil is 8: round to 9 decimals first.
+    # Binary floating point has 0.28 * 25 = 7.000000000000001, whose ceil is 8: round to 9 decimals first.
     return max(1, math.ceil(round(tail[0] * r, 9))), math.floor(round(tail[1] * r, 9))
 
 
 def rounding_floor(h, eps):
-    """eps ||h||_F (1/sqrt(N) + 1/sqrt(d)) / (2 sqrt(3)), h uncentred: data's noise; at least max(N, d) EPS ||h||_F."""
+    """eps ||h||_F (1/sqrt(N) + 1/sqrt(d)) / sqrt(3), h uncentred: data's noise; at least max(N, d) EPS ||h||_F."""
     size, (n, d) = math.sqrt(np.sum(h * h)), h.shape
-    return max(eps * size * (1 / math.sqrt(n) + 1 / math.sqrt(d)) / (2 * math.sqrt(3)), max(n, d) * EPS * size)
+    return max(eps * size * (1 / math.sqrt(n) + 1 / math.sqrt(d)) / math.sqrt(3), max(n, d) * EPS * size)
 
 
 def line_fit(x, y):

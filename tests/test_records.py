@@ -104,7 +104,7 @@ def test_what_is_no_record_is_refused(line):
 def test_a_missing_field_is_named(record, field):
     data = json.loads(dump_record(record))
     del data[field]
-    with pytest.raises(ValueError, match=f"a {record.kind} lacks {field}$"):
+    with pytest.raises(ValueError, match=f"{record.kind} without {field}$"):
         parse_record(json.dumps(data))
 
 
@@ -169,7 +169,7 @@ BROKEN = {
     "torn header": (['{"kind": "hea'], r"line 1: "),
     "other schema": ([LATER, reading(0)], rf": schema {SCHEMA + 1}, this version reads schema {SCHEMA}"),
     "unknown kind": ([header(), '{"kind": "cat"}', reading(0)], r"line 2: not a record .*cat"),
-    "missing field": ([header(), '{"kind": "alert", "step": 1}', reading(0)], r"line 2: a alert lacks action, layers"),
+    "missing field": ([header(), '{"kind": "alert", "step": 1}', reading(0)], r"line 2: alert without action, layers"),
 }
 
 
