@@ -7,6 +7,8 @@ the unembedding, and a proof: the lens at the last layer must equal the logits t
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -82,8 +84,28 @@ def locate(model: Any) -> Anatomy:
     if norm is None:
         tried = ", ".join(NORM_NAMES)
         raise ValueError(f"{name}: {type(decoder).__name__} has no final norm under any of the names {tried}")
-    virtual = getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False)
+    virtual = getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False)  # the root adds tokens
     return Anatomy(name, model if virtual else decoder, layers, norm, head, _identity)
+
+
+def through_root(model: Any) -> Callable[..., Any]:
+    """The whole model as an `Anatomy.forward`, for where its root must be called; with as few logits as it can."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if "logits_to_keep" in inspect.signature(type(base).forward).parameters:
+        return functools.partial(model, logits_to_keep=1)
+    return model
+
+
+@contextlib.contextmanager
+def without_adapters(model: Any) -> Iterator[bool]:
+    """Inside, an adapter run's policy is its reference: TRL's "ref" adapter, or none. Yields False for a full model."""
+    if not hasattr(model, "peft_config"):
+        yield False
+        return
+    from trl.trainer.utils import use_adapter
+
+    with use_adapter(model, "ref" if "ref" in model.peft_config else None):
+        yield True
 
 
 def _layers(decoder: nn.Module, depth: int) -> list[nn.Module] | None:
@@ -159,9 +181,10 @@ def lens_chunks(anatomy: Anatomy, states: Tensor, block: int) -> Iterator[tuple[
     Yields:
         slice of the vocabulary, logits `[L, R, c]`.
     """
-    x = anatomy.norm(states.to(_device(anatomy.norm, states.device)))
+    # `forward`, not a call: the hooks of FSDP2 and ZeRO-3 would shard weights that `ranks.whole` has gathered
+    x = anatomy.norm.forward(states.to(_device(anatomy.norm, states.device)))
     if not _is_plain(anatomy.head):  # LoRA or quantization around it: `.weight` is not the whole story
-        z = anatomy.finish(anatomy.head(x.to(_device(anatomy.head, x.device))).float())
+        z = anatomy.finish(anatomy.head.forward(x.to(_device(anatomy.head, x.device))).float())
         yield slice(0, z.shape[-1]), z
         return
     weight, bias = anatomy.head.weight, anatomy.head.bias
@@ -184,30 +207,37 @@ def _device(module: nn.Module, otherwise: torch.device) -> torch.device:
 # --- the proof -------------------------------------------------------------------------------------------------------
 
 
-def prove(model: Any, anatomy: Anatomy, tokens: list[int]) -> int:
+def observe(model: Any, anatomy: Anatomy, tokens: list[int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Runs `tokens` once through the whole model, in two rows with different tokens behind them.
+
+    Returns:
+        hidden states `[L, 2, d]` at the last of `tokens`, and the model's own logits `[2, V]` there: for `prove`.
+    """
+    ids = torch.tensor([[*tokens, 0], [*tokens, 1]], device=device)
+    where = (torch.tensor([0, 1]), torch.tensor([len(tokens) - 1] * 2))
+    with kept_states(anatomy.layers, where, ids.shape[1]) as kept:
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+    return stack_states(kept), logits[:, len(tokens) - 1 + logits.shape[1] - ids.shape[1]]
+
+
+def prove(config: Any, anatomy: Anatomy, states: Tensor, logits: Tensor) -> None:
     """Chooses `anatomy.finish` so that the lens at the last layer equals the logits the model itself returns.
 
-    Runs `tokens` once through the whole model in two rows with different tokens behind them, which also shows that the
-    position read sees nothing behind it. Call it inside `undisturbed`. Returns the width d of a hidden state.
+    Args:
+        config: the model's.
+        states, logits: what `observe` saw. The two rows also show that the position read sees nothing behind it.
 
     Raises:
         ValueError: no candidate fits, the model is not causal, or it already gives NaN; names the class and what was
             tried.
     """
-    device = model.get_input_embeddings().weight.device
-    ids = torch.tensor([[*tokens, 0], [*tokens, 1]], device=device)
-    where = (torch.tensor([0, 1]), torch.tensor([len(tokens) - 1] * 2))
-    with kept_states(anatomy.layers, where, ids.shape[1]) as kept:
-        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
-    states = stack_states(kept)
     dtypes = {states.dtype, logits.dtype, *(p.dtype for p in anatomy.head.parameters() if p.is_floating_point())}
     tolerance = max(LENS_TOLERANCE.get(dtype, 0.0) for dtype in dtypes)  # that of the roughest number on the way
     if not states.isfinite().all():
         raise ValueError(f"{anatomy.name} gives NaN or Inf before any training: its weights are broken")
     if not _distance(states[:, 0], states[:, 1]) <= tolerance:
         raise ValueError(f"{anatomy.name} is not causal: a later token changed the hidden states before it")
-    shift = logits.shape[1] - ids.shape[1]
-    own = logits[0, len(tokens) - 1 + shift].float()
+    own = logits[0].float()
     anatomy.vocabulary = own.shape[-1]
     anatomy.finish = _identity
     try:
@@ -215,7 +245,7 @@ def prove(model: Any, anatomy: Anatomy, tokens: list[int]) -> int:
     except RuntimeError as error:
         parts = f"{type(anatomy.norm).__name__} gives and {type(anatomy.head).__name__} takes"
         raise ValueError(f"{anatomy.name}: the logit lens does not fit what {parts}: {error}") from error
-    tried = _finishes(model.config.get_text_config())
+    tried = _finishes(config.get_text_config())
     distances = {name: _distance(finish(raw), own.to(raw.device)) for name, finish in tried.items()}
     best = min(distances, key=distances.__getitem__)  # of equals the first: what the configuration declares
     if not distances[best] <= tolerance:
@@ -224,7 +254,6 @@ def prove(model: Any, anatomy: Anatomy, tokens: list[int]) -> int:
             f" tried {type(anatomy.norm).__name__}, {type(anatomy.head).__name__}, then {', '.join(tried)}"
         )
     anatomy.finish = tried[best]
-    return states.shape[-1]
 
 
 def _finishes(config: Any) -> dict[str, Finish]:

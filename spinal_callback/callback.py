@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.util
+import json
 import math
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -22,6 +24,9 @@ from .records import LEVELS, Alert, Header, SpinalConfig
 from .schedule import Schedule
 from .sinks import Fanout, JsonLinesSink, Sink, WandbSink
 from .terminal import TerminalSink, say
+
+KEY = "spinal_callback"  # of our part of the trainer's state; not the class's name, which the Trainer would look up
+START = "spinal_start.safetensors"  # the reference, in each checkpoint's folder
 
 
 class SpinalCallback(TrainerCallback):
@@ -79,14 +84,22 @@ class SpinalCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        model, tokenizer = kwargs["model"], kwargs.get("processing_class")
-        prompts = self._collect(tokenizer, kwargs.get("eval_dataloader"), kwargs.get("train_dataloader"))
+        model = kwargs["model"]
+        device = args.device if ranks.world() > 1 else model.get_input_embeddings().weight.device
+        prompts = ranks.together(lambda: self._collect(kwargs), device)
+        for what, digest in (("prompts", prompts.hash), ("config", _digest(self.config.to_json()))):
+            if not ranks.alike(digest, device):
+                raise ValueError(f"{what} must be the same on every rank, but the ranks' hashes differ")
         autocast = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
-        self._probe = Probe(model, prompts, self.config, autocast)
-        if state.is_world_process_zero:
-            self._open_sinks(args, state, model)
-        self._clock = _Clock()
-        self._look(state, control)
+        self._probe = Probe(model, prompts, self.config, autocast, device)
+        folder = Path(args.output_dir or ".")
+        ranks.together(lambda: self._open_sinks(folder, state, model), device)
+        self._clock = _Clock(state.global_step)
+        resumed = self._resume(folder, state, device)
+        if self._probe.start is None:
+            self._guarded(self._probe.take_reference, "no reading of the policy without adapters")
+        if not resumed:
+            self._look(state, control)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -102,11 +115,19 @@ class SpinalCallback(TrainerCallback):
         if self._due(state, state.global_step) or control.should_training_stop:
             self._look(state, control)
 
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """The reference goes beside the checkpoint's weights: a run resumed there is held against the same step 0."""
+        folder = Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
+        probe = self._probe
+        if state.is_world_process_zero and probe is not None:
+            self._guarded(lambda: probe.save_start(folder / START), "the reference was not saved")
+
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         best_was_loaded = args.load_best_model_at_end  # then these are not the last step's weights
-        if self._last_step != state.global_step and not best_was_loaded:
+        sharded = ranks.is_fsdp(kwargs["model"])  # forward passes outside the training loop are not safe there
+        if self._last_step != state.global_step and not best_was_loaded and not sharded:
             self._look(state, control)
         self._fanout.close()
 
@@ -120,9 +141,9 @@ class SpinalCallback(TrainerCallback):
         if self._probe is None:
             return
         self._last_step, gradients, self._gradients = state.global_step, self._gradients, None
-        began = time.perf_counter()
+        probe, began = self._probe, time.perf_counter()
         try:
-            reading = self._probe.read(state.global_step, gradients)
+            reading = ranks.together(lambda: probe.read(state.global_step, gradients), probe.sampler.device)
         except Exception as error:
             self._clock.probed(time.perf_counter() - began)
             self._fanout.write(_failure(state.global_step, error))
@@ -130,12 +151,18 @@ class SpinalCallback(TrainerCallback):
             return
         overhead = self._clock.probed(reading.seconds)
         proposal = self._schedule.proposed(reading.seconds, self._clock.step_seconds(state.global_step))
-        self._schedule.probed(state.global_step, ranks.from_zero(proposal, self._probe.sampler.device))
+        self._schedule.probed(state.global_step, ranks.from_zero(proposal, probe.sampler.device))
         reading = dataclasses.replace(reading, overhead=overhead)
         self._fanout.write(reading)
         for alert in self._detector.update(reading):
             self._fanout.write(alert)
             self._act(alert, control)
+        _remembered(state)[KEY] = {
+            "last": state.global_step,
+            "interval": self._schedule.interval,
+            "rules": self._detector.state(),
+            "saved_for_alert": self._saved_for_alert,
+        }
 
     def _act(self, alert: Alert, control: TrainerControl) -> None:
         if self.config.save_on_alert and not self._saved_for_alert:
@@ -144,9 +171,32 @@ class SpinalCallback(TrainerCallback):
             control.should_training_stop = True
             say(f"spinal  stops training at step {alert.step}: {alert.rule}, stop_on={self.config.stop_on!r}")
 
-    def _collect(self, tokenizer: Any, *loaders: Any) -> PromptSet:
-        source = self._prompts
+    def _resume(self, folder: Path, state: TrainerState, device: torch.device) -> bool:
+        """Takes up where a checkpoint left off. False: this step has still to be probed."""
+        assert self._probe is not None
+        probe, saved = self._probe, _remembered(state).get(KEY)
+        if state.global_step == 0 or saved is None:
+            return False
+        found = probe.load_start(folder / f"checkpoint-{state.global_step}" / START)
+        if not ranks.least(int(found), device):
+            probe.start = None
+            say("spinal  the checkpoint has no reference for these prompts: held against the policy as it is now")
+            return False
+        self._schedule.probed(saved["last"], saved["interval"])
+        self._detector.restore(saved["rules"])
+        self._last_step, self._saved_for_alert = saved["last"], saved["saved_for_alert"]
+        return True
+
+    def _guarded(self, work: Callable[[], Any], otherwise: str) -> None:
+        try:
+            work()
+        except Exception as error:
+            warnings.warn(f"spinal: {otherwise}: {error!r}", stacklevel=2)
+
+    def _collect(self, trainer: dict[str, Any]) -> PromptSet:
+        source, tokenizer = self._prompts, trainer.get("processing_class")
         if source is None:
+            loaders = (trainer.get("eval_dataloader"), trainer.get("train_dataloader"))
             loader = next((x for x in loaders if x is not None), None)
             if loader is None:
                 raise ValueError(
@@ -163,9 +213,11 @@ class SpinalCallback(TrainerCallback):
             seed=config.seed,
         )
 
-    def _open_sinks(self, args: TrainingArguments, state: TrainerState, model: Any) -> None:
+    def _open_sinks(self, folder: Path, state: TrainerState, model: Any) -> None:
         assert self._probe is not None
-        path = Path(args.output_dir or ".") / "_spinal" / "trace.jsonl"
+        if not state.is_world_process_zero:
+            return
+        path = folder / "_spinal" / "trace.jsonl"
         trace = JsonLinesSink(path, resume_at=state.global_step or None)
         more = [TerminalSink(path) if s == "terminal" else s for s in self._sinks]
         self._fanout = Fanout([trace, *more])
@@ -185,16 +237,17 @@ class SpinalCallback(TrainerCallback):
 class _Clock:
     """Wall time since training began, and how much of it went into probing."""
 
-    def __init__(self) -> None:
-        self._began, self._probing = time.perf_counter(), 0.0
+    def __init__(self, step: int) -> None:
+        self._began, self._probing, self._first = time.perf_counter(), 0.0, step
 
     def probed(self, seconds: float) -> float:
         """Adds a probe; returns the share of wall time spent probing so far."""
         self._probing += seconds
         return self._probing / max(time.perf_counter() - self._began, 1e-9)
 
-    def step_seconds(self, steps: int) -> float:
+    def step_seconds(self, step: int) -> float:
         """Mean time of a training step without probes; 0 before the first."""
+        steps = step - self._first
         return (time.perf_counter() - self._began - self._probing) / steps if steps else 0.0
 
 
@@ -206,6 +259,15 @@ def _named(sinks: Iterable[Sink | str] | None) -> list[Any]:
     if unknown:
         raise ValueError(f'sinks must be Sink objects or the names "wandb" and "terminal", got {unknown[0]!r}')
     return [WandbSink() if s == "wandb" else s for s in sinks]
+
+
+def _remembered(state: TrainerState) -> dict[str, Any]:
+    """What is saved in every checkpoint's trainer_state.json. (The Trainer declares a list and keeps a dictionary.)"""
+    return cast(dict[str, Any], state.stateful_callbacks)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def _failure(step: int, error: Exception) -> Alert:

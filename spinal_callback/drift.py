@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from .records import Alert, Reading
 
 
 class Rule(Protocol):
-    """Looks at one reading after the other, in the order of their steps."""
+    """Looks at one reading after the other, in the order of their steps. `state` is what a resumed run goes on from."""
+
+    state: dict[str, Any]
 
     def update(self, reading: Reading) -> list[Alert]: ...
 
@@ -21,11 +23,11 @@ class NonFinite:
     """
 
     def __init__(self) -> None:
-        self._raised = False
+        self.state: dict[str, Any] = {"raised": False}
 
     def update(self, reading: Reading) -> list[Alert]:
-        was, self._raised = self._raised, reading.nonfinite > 0
-        if was or not self._raised:
+        was, self.state["raised"] = self.state["raised"], reading.nonfinite > 0
+        if was or not self.state["raised"]:
             return []
         layers = [i for i, alpha in enumerate(reading.alpha, start=1) if alpha != alpha]
         return [
@@ -55,3 +57,12 @@ class Detector:
     def update(self, reading: Reading) -> list[Alert]:
         """The alerts that this reading raises."""
         return [alert for rule in self._rules for alert in rule.update(reading)]
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """What the rules remember, as JSON."""
+        return {type(rule).__name__: rule.state for rule in self._rules}
+
+    def restore(self, state: dict[str, dict[str, Any]]) -> None:
+        """Goes on from a `state`. A rule that it does not know begins anew."""
+        for rule in self._rules:
+            rule.state = dict(state.get(type(rule).__name__, rule.state))

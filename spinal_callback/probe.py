@@ -7,6 +7,7 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from . import measures
 from .prompts import PromptSet
 from .records import Reading, SpinalConfig
-from .sample import Sample, Sampler
+from .sample import Sample, Sampler, load_sample, save_sample
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,10 @@ class Probe:
         prompts: the probe set.
         config: what to measure.
         autocast: dtype that training runs its forward passes in, or None.
+        device: where inputs go and ranks talk; None: where the embedding is.
 
     Attributes:
-        start: the sample at step 0; the first reading sets it.
+        start: the sample that readings are held against; the first reading sets it if nothing has.
         window: first and last layer of the late window.
 
     Raises:
@@ -105,11 +107,16 @@ class Probe:
     """
 
     def __init__(
-        self, model: nn.Module, prompts: PromptSet, config: SpinalConfig, autocast: torch.dtype | None = None
+        self,
+        model: nn.Module,
+        prompts: PromptSet,
+        config: SpinalConfig,
+        autocast: torch.dtype | None = None,
+        device: torch.device | None = None,
     ) -> None:
         self.start: Sample | None = None
         self.prompts = prompts
-        self.sampler = Sampler(model, prompts, config, autocast)
+        self.sampler = Sampler(model, prompts, config, autocast, device)
         self.layers = len(self.sampler.anatomy.layers)
         self.window = config.late_window(self.layers)
 
@@ -125,6 +132,20 @@ class Probe:
         values = {name: measure(view) for name, measure in MEASURES.items()}
         took, grew = time.perf_counter() - began, _peak_bytes() - peak
         return Reading(step=step, prompts=len(self.prompts.ids), seconds=took, peak_bytes=grew, **values)
+
+    def take_reference(self) -> None:
+        """Makes an adapter run's policy without its adapters the reference. A full model's is its first reading."""
+        self.start = self.sampler.without_adapters()
+
+    def save_start(self, path: Path) -> None:
+        """Writes the reference, for a run that is resumed later."""
+        if self.start is not None:
+            save_sample(path, self.start, self.prompts)
+
+    def load_start(self, path: Path) -> bool:
+        """Takes up a reference that was written with the same prompts. False: there is none at `path`."""
+        self.start = load_sample(path, self.prompts)
+        return self.start is not None
 
 
 def probe(model: nn.Module, prompts: list[list[int]], config: SpinalConfig | None = None) -> Reading:

@@ -99,6 +99,28 @@ def is_zero3(model: nn.Module) -> bool:
     return any(hasattr(p, "ds_id") for p in model.parameters())
 
 
+@contextlib.contextmanager
+def plain_head(model: Any, head: nn.Module) -> Iterator[None]:
+    """Inside, a ZeRO-3 model's head is a plain layer with the same weights. Else nothing happens.
+
+    A forward pass without gradients through an untied head before the first training step would make the first
+    backward pass fail: ZeRO-3's hooks on it have not seen the module trained yet.
+    """
+    if not is_zero3(head):
+        yield
+        return
+    with whole(head):
+        out, width = head.weight.shape  # type: ignore[misc]
+        plain = nn.utils.skip_init(nn.Linear, width, out, bias=getattr(head, "bias", None) is not None)
+        for name, value in head.named_parameters():
+            plain._parameters[name] = nn.Parameter(value.detach().clone(), requires_grad=False)
+    model.set_output_embeddings(plain)
+    try:
+        yield
+    finally:
+        model.set_output_embeddings(head)
+
+
 def settle(model: nn.Module) -> None:
     """Shards again what a forward pass has gathered. Left whole, FSDP2 would train on stale weights without a word."""
     for module in model.modules():

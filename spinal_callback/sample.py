@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import anatomy, measures, ranks
@@ -46,17 +49,38 @@ class Sample:
     nonfinite: Tensor
 
 
+def save_sample(path: Path, sample: Sample, prompts: PromptSet) -> None:
+    """Writes a sample as safetensors, with the hash of its prompts."""
+    save_file({k: v.contiguous() for k, v in vars(sample).items()}, path, metadata={"probe": prompts.hash})
+
+
+def load_sample(path: Path, prompts: PromptSet) -> Sample | None:
+    """The sample at `path`; None if there is none, or if it was taken with other prompts."""
+    if not path.exists():
+        return None
+    with safe_open(path, framework="pt") as file:
+        if file.metadata().get("probe") != prompts.hash:
+            return None
+        return Sample(**{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+
+
 class Sampler:
     """Takes samples of one model with one probe set. Arguments and errors: see `probe.Probe`."""
 
-    def __init__(self, model: Any, prompts: PromptSet, config: SpinalConfig, autocast: torch.dtype | None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        prompts: PromptSet,
+        config: SpinalConfig,
+        autocast: torch.dtype | None,
+        device: torch.device | None,
+    ) -> None:
         self._model, self._prompts, self._config, self._autocast = model, prompts, config, autocast
         self._batch_tokens = BATCH_TOKENS
-        self.device = model.get_input_embeddings().weight.device
+        self.device = device or model.get_input_embeddings().weight.device
         self.anatomy = anatomy.locate(model)
         config.late_window(len(self.anatomy.layers))
-        with undisturbed(model), self._precision():
-            width = anatomy.prove(model, self.anatomy, min(prompts.ids, key=len)[:16])
+        width = self._prove()
         self._counts = torch.tensor([max(n, 1) for n in prompts.answers])  # kept rows of each prompt
         self._first = self._counts.cumsum(0) - self._counts  # number of each prompt's first row
         rows = int(self._counts.sum())
@@ -68,6 +92,19 @@ class Sampler:
                 f" {size >> 20} MiB; num_prompts={len(prompts.ids) * STATES_LIMIT // size} would fit"
             )
 
+    def _prove(self) -> int:
+        """Shows that the lens reads this model right; returns the width d of a hidden state."""
+        model, found = self._model, self.anatomy
+        if ranks.is_fsdp(model):
+            found.forward = anatomy.through_root(model)
+        tokens = min(self._prompts.ids, key=len)[:16]
+        with undisturbed(model), ranks.plain_head(model, found.head):
+            with self._precision():
+                states, logits = anatomy.observe(model, found, tokens, self.device)
+            with ranks.whole(found.norm, found.head):
+                anatomy.prove(model.config, found, states, logits)
+        return states.shape[-1]
+
     def sample(self, reference: Sample | None = None) -> Sample:
         """One pass. Without a `reference` the final logits are kept, so that the sample can be one."""
         shares = _shares([len(ids) for ids in self._prompts.ids], ranks.world())
@@ -75,13 +112,20 @@ class Sampler:
         numbers = torch.tensor(own, dtype=torch.long)  # empty where there are more ranks than prompts
         with undisturbed(self._model):
             states = self._states(shares)
-            read = ranks.together(lambda: self._read_lens(states, own, reference), self.device)
+            with ranks.whole(self.anatomy.norm, self.anatomy.head):
+                read = ranks.together(lambda: self._read_lens(states, own, reference), self.device)
         nonfinite = ranks.total((~states.isfinite()).sum() + read.pop("bad_logits"))
         place = torch.cat([self._rows_of(i) for i in own] or [numbers])
         hidden = _spread(states, place, int(self._counts.sum()), dim=1).cpu()
         spread = {name: _spread(x, numbers, len(self._counts), dim=-1).cpu() for name, x in read.items()}
         logits = spread.pop("logits").T
-        return Sample(**spread, logits=logits, nonfinite=nonfinite.cpu(), **self._contraction(hidden))
+        contraction = ranks.together(lambda: self._contraction(hidden), self.device)
+        return Sample(**spread, logits=logits, nonfinite=nonfinite.cpu(), **contraction)
+
+    def without_adapters(self) -> Sample | None:
+        """A sample of an adapter run's policy before any training, without a second model; None for a full model."""
+        with anatomy.without_adapters(self._model) as has_adapters:
+            return self.sample() if has_adapters else None
 
     # --- the forward passes
 

@@ -18,12 +18,12 @@ class Schedule:
 
     def __init__(self, every: int | str, overhead: float) -> None:
         self._every, self._overhead = every, overhead
-        self._last, self.interval = 0, FIRST if every == "auto" else int(every)
+        self.last, self.interval = 0, FIRST if every == "auto" else int(every)
 
     def due(self, step: int) -> bool:
         if self._every != "auto":
             return step % self.interval == 0
-        return step >= self._last + self.interval
+        return step >= self.last + self.interval
 
     def proposed(self, probe_seconds: float, step_seconds: float) -> int:
         """Steps until the next probe that keep probing under its share of wall time. Rank zero's word counts."""
@@ -36,4 +36,4 @@ class Schedule:
 
     def probed(self, step: int, interval: int) -> None:
         """Notes a probe at `step` and the interval that all ranks adopt after it."""
-        self._last, self.interval = step, interval
+        self.last, self.interval = step, interval

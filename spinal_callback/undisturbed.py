@@ -10,14 +10,16 @@ import numpy as np
 import torch
 from torch import nn
 
+from . import ranks
+
 
 @contextlib.contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Evaluation mode and no gradients inside; afterwards every submodule's mode and every random state is as before.
 
-    Restores: train or eval mode per submodule, the random states of Python, NumPy, torch and every CUDA device, and
-    the autocast cache. Gradient checkpointing needs no touching: it is off in evaluation mode. Modules of bitsandbytes
-    keep their mode, since in evaluation mode they repack their 4-bit weights for good.
+    Restores: train or eval mode per submodule, the random states of Python, NumPy, torch and every CUDA device, the
+    autocast cache, and the sharding of weights. Gradient checkpointing needs no touching: it is off in evaluation
+    mode. Modules of bitsandbytes keep their mode, since in evaluation mode they repack their 4-bit weights for good.
     """
     modes = [(module, module.training) for module in model.modules()]
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
@@ -29,6 +31,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             yield
     finally:
+        ranks.settle(model)
         for module, training in modes:
             module.training = training
         random.setstate(python)

@@ -21,7 +21,8 @@ NAMES = pytest.mark.parametrize("name", ARCHITECTURES)
 def proven(model):
     found = anatomy.locate(model)
     with undisturbed(model):
-        assert anatomy.prove(model, found, PROMPTS[1][:6]) == model.config.get_text_config().hidden_size
+        h, logits = anatomy.observe(model, found, PROMPTS[1][:6], torch.device("cpu"))
+        anatomy.prove(model.config, found, h, logits)
     return found
 
 

@@ -23,7 +23,7 @@ OURS = {
     "ranks": "",
     "prompts": "",
     "schedule": "",
-    "undisturbed": "",
+    "undisturbed": "ranks",
     "drift": "records",
     "sinks": "records",
     "terminal": "records",
@@ -38,10 +38,10 @@ OURS = {
 # A module, and what it may import beside the standard library and ours; on any level, functions included.
 FOREIGN = {
     "measures": {"torch"},
-    "anatomy": {"torch", "transformers"},
+    "anatomy": {"torch", "transformers", "trl"},
     "ranks": {"torch", "accelerate", "deepspeed"},
     "undisturbed": {"torch", "numpy"},
-    "sample": {"torch"},
+    "sample": {"torch", "safetensors"},
     "probe": {"torch"},
     "callback": {"torch", "transformers"},
     "audit": {"torch", "transformers"},
