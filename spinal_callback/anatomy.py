@@ -104,8 +104,13 @@ def without_adapters(model: Any) -> Iterator[bool]:
         return
     from trl.trainer.utils import use_adapter
 
-    with use_adapter(model, "ref" if "ref" in model.peft_config else None):
-        yield True
+    trained = [(p, p.requires_grad) for p in model.parameters()]  # PEFT sets them all when an adapter comes back
+    try:
+        with use_adapter(model, "ref" if "ref" in model.peft_config else None):
+            yield True
+    finally:
+        for p, flag in trained:
+            p.requires_grad_(flag)
 
 
 def _layers(decoder: nn.Module, depth: int) -> list[nn.Module] | None:
@@ -220,18 +225,22 @@ def observe(model: Any, anatomy: Anatomy, tokens: list[int], device: torch.devic
     return stack_states(kept), logits[:, len(tokens) - 1 + logits.shape[1] - ids.shape[1]]
 
 
-def prove(config: Any, anatomy: Anatomy, states: Tensor, logits: Tensor) -> None:
+def prove(
+    config: Any, anatomy: Anatomy, states: Tensor, logits: Tensor, autocast: torch.dtype | None = None
+) -> None:
     """Chooses `anatomy.finish` so that the lens at the last layer equals the logits the model itself returns.
 
     Args:
         config: the model's.
         states, logits: what `observe` saw. The two rows also show that the position read sees nothing behind it.
+        autocast: dtype that it ran in, if not that of the weights: their outputs are often made float32 afterwards.
 
     Raises:
         ValueError: no candidate fits, the model is not causal, or it already gives NaN; names the class and what was
             tried.
     """
     dtypes = {states.dtype, logits.dtype, *(p.dtype for p in anatomy.head.parameters() if p.is_floating_point())}
+    dtypes |= {autocast} if autocast else set()
     tolerance = max(LENS_TOLERANCE.get(dtype, 0.0) for dtype in dtypes)  # that of the roughest number on the way
     if not states.isfinite().all():
         raise ValueError(f"{anatomy.name} gives NaN or Inf before any training: its weights are broken")

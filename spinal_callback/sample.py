@@ -102,7 +102,7 @@ class Sampler:
             with self._precision():
                 states, logits = anatomy.observe(model, found, tokens, self.device)
             with ranks.whole(found.norm, found.head):
-                anatomy.prove(model.config, found, states, logits)
+                anatomy.prove(model.config, found, states, logits, self._autocast)
         return states.shape[-1]
 
     def sample(self, reference: Sample | None = None) -> Sample:
