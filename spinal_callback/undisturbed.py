@@ -19,15 +19,14 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
     Restores: train or eval mode per submodule, the random states of Python, NumPy, torch and every CUDA device, the
     autocast cache, and the sharding of weights. Gradient checkpointing needs no touching: it is off in evaluation
-    mode. Modules of bitsandbytes keep their mode, since in evaluation mode they repack their 4-bit weights for good.
+    mode. Modules of bitsandbytes are put in training mode: in evaluation mode they repack their 4-bit weights for good.
     """
     modes = [(module, module.training) for module in model.modules()]
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     try:
         for module, _ in modes:
-            if not type(module).__module__.startswith("bitsandbytes"):
-                module.training = False
+            module.training = type(module).__module__.startswith("bitsandbytes")
         with torch.no_grad():
             yield
     finally:
