@@ -1,0 +1,94 @@
+"""Two runs of one setting, with the callback and without: what is compared, and the DPO run that most tests train."""
+
+import hashlib
+import warnings
+
+import tiny
+import torch
+from datasets import Dataset
+from transformers import Trainer, TrainingArguments
+from trl import DPOConfig, DPOTrainer
+
+from spinal_callback import SpinalCallback
+
+SETTINGS = {
+    "max_steps": 6,
+    "per_device_train_batch_size": 2,
+    "learning_rate": 1e-3,
+    "activation_checkpointing": False,
+    "use_cpu": True,
+    "bf16": False,
+    "disable_tqdm": True,
+    "report_to": [],
+    "save_strategy": "no",
+    "logging_steps": 1,
+    "dataloader_pin_memory": False,
+}
+CLOCKS = ("runtime", "per_second", "step_time", "profiling")
+
+
+def dpo(folder, *callbacks, model=None, data=None, trainer=None, **arguments):
+    """A DPOTrainer with dropout left on; `trainer` holds arguments for it, the rest is for its DPOConfig."""
+    settings = {**SETTINGS, "max_length": 64, "disable_dropout": False}
+    return DPOTrainer(
+        model=model if model is not None else policy(),
+        args=DPOConfig(output_dir=str(folder), **settings | arguments),
+        train_dataset=data if data is not None else tiny.preferences(24),
+        processing_class=tiny.tokenizer(),
+        callbacks=list(callbacks),
+        **{"ref_model": reference_model()} | (trainer or {}),
+    )
+
+
+def language_rows(count=24, length=12):
+    """Token ids with labels; the first four tokens of a row are not trained on."""
+    rows = [ids[:length] for ids in tiny.prompts(400, longest=30) if len(ids) >= length][:count]
+    labels = [[-100] * 4 + ids[4:] for ids in rows]
+    return Dataset.from_dict({"input_ids": rows, "labels": labels, "attention_mask": [[1] * length] * count})
+
+
+def plain(folder, *callbacks, model=None, data=None, **arguments):
+    """A transformers Trainer on `language_rows`, without a tokenizer."""
+    return Trainer(
+        model=model if model is not None else policy(),
+        args=TrainingArguments(output_dir=str(folder), **SETTINGS | arguments),
+        train_dataset=data if data is not None else language_rows(),
+        callbacks=list(callbacks),
+    )
+
+
+def policy(**fields):
+    return tiny.llama(**{"layers": 5, "width": 24, "attention_dropout": 0.2, **fields})
+
+
+def reference_model():
+    return tiny.llama(layers=5, width=24, attention_dropout=0.2)
+
+
+def watcher(*sinks, **fields):
+    return SpinalCallback(sinks=list(sinks), **{"every": 1, "num_prompts": 16, **fields})
+
+
+def outcome(trainer):
+    """Trains; SHA-256 of every weight and buffer, and the trainer's own log without its clocks."""
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "error", message="spinal"
+        )  # a probe that failed would disturb nothing, and prove nothing
+        trainer.train()
+    own = [{k: v for k, v in row.items() if not any(c in k for c in CLOCKS)} for row in trainer.state.log_history]
+    return digest(trainer.model), own
+
+
+def digest(model):
+    sha = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        if isinstance(tensor, torch.Tensor):
+            sha.update(name.encode() + tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def probe_of(trainer):
+    """The probe of the trainer's callback."""
+    return next(c for c in trainer.callback_handler.callbacks if isinstance(c, SpinalCallback))._probe
