@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from . import __version__, ranks
+from . import __version__, anatomy, ranks
 from .drift import Detector
 from .probe import Probe
 from .prompts import PromptSet, collect
@@ -85,6 +85,7 @@ class SpinalCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         model = kwargs["model"]
+        anatomy.locate(model)  # a model that cannot be read is refused before its data are
         device = args.device if ranks.world() > 1 else model.get_input_embeddings().weight.device
         prompts = ranks.together(lambda: self._collect(kwargs), device)
         for what, digest in (("prompts", prompts.hash), ("config", _digest(self.config.to_json()))):

@@ -107,9 +107,10 @@ def _with_answer(row: dict[str, Any], column: str, tokenizer: Any, place: int) -
 def _split_labels(row: dict[str, Any], place: int) -> tuple[list[int], list[int]]:
     """A language-modelling row: the answer is what the labels or masks train on; without them, all of it is prompt."""
     ids = _ids(row["input_ids"])
+    ids = ids[: next(iter(row.get("seq_lengths", [])), None)]  # packed: several texts in a row; the first of them
     masks = [_ids(row[name]) for name in ("completion_mask", "assistant_masks") if name in row]
     trained = masks[0] if masks else [label != -100 for label in _ids(row.get("labels", []))]
-    start = next((i for i, on in enumerate(trained) if on), 0)
+    start = next((i for i, on in enumerate(trained[: len(ids)]) if on), 0)
     start = start or len(ids)  # trained on from the first token: no prompt of its own
     return _some(ids[:start], place), ids[start:]
 
