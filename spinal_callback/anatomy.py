@@ -42,6 +42,7 @@ class Anatomy:
         head: the unembedding.
         finish: what the architecture does to the logits after it (soft cap, scale); found by `prove`.
         vocabulary: V; found by `prove`.
+        tuples: whether its layers return tuples; found by `surviving`.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Anatomy:
     head: Any  # an nn.Linear, or what an adapter made of it
     finish: Finish
     vocabulary: int = 0
+    tuples: bool = False
 
 
 def locate(model: Any) -> Anatomy:
@@ -150,6 +152,40 @@ def kept_states(layers: list[nn.Module], where: tuple[Tensor, Tensor], length: i
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextlib.contextmanager
+def surviving(anatomy: Anatomy) -> Iterator[list[Exception]]:
+    """Inside, a decoder layer that raises gives back its input, and so do all after it. Yields what was raised.
+
+    A sharded forward pass is a collective: whatever fails on one rank, the gathering around every layer must go on.
+    """
+    failures: list[Exception] = []
+
+    def guard(forward: Callable[..., Any]) -> Callable[..., Any]:
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            try:
+                if not failures:
+                    output = forward(*args, **kwargs)
+                    anatomy.tuples = isinstance(output, tuple)
+                    return output
+            except Exception as error:
+                failures.append(error)
+            h = args[0] if args else kwargs["hidden_states"]
+            return (h,) if anatomy.tuples else h
+
+        return guarded
+
+    own = [layer.__dict__.get("forward") for layer in anatomy.layers]  # some libraries set one on the instance
+    try:
+        for layer in anatomy.layers:
+            layer.forward = guard(layer.forward)
+        yield failures
+    finally:
+        for layer, forward in zip(anatomy.layers, own, strict=True):
+            del layer.forward
+            if forward is not None:
+                layer.forward = forward
 
 
 def stack_states(kept: list[Tensor | None]) -> Tensor:

@@ -20,7 +20,7 @@ from . import __version__, anatomy, ranks
 from .drift import Detector
 from .probe import Probe
 from .prompts import PromptSet, collect
-from .records import LEVELS, Alert, Header, SpinalConfig
+from .records import LEVELS, Alert, Header, Record, SpinalConfig
 from .schedule import Schedule
 from .sinks import Fanout, JsonLinesSink, Sink, WandbSink
 from .terminal import TerminalSink, say
@@ -71,13 +71,17 @@ class SpinalCallback(TrainerCallback):
         self.config = config or SpinalConfig(**fields)
         self._prompts = prompts
         self._sinks = _named(sinks)
+        self._probe: Probe | None = None
+        self._fresh()
+
+    def _fresh(self) -> None:
+        """As before a run: one callback may see several."""
         self._fanout = Fanout([])
         self._detector = Detector()
         self._schedule = Schedule(self.config.every, self.config.overhead)
-        self._probe: Probe | None = None
         self._gradients: torch.Tensor | None = None
         self._last_step = -1  # last step with a reading, or an attempt at one
-        self._saved_for_alert = False
+        self._saved_for_alert = self._said_gradients = False
 
     # --- the Trainer's events
 
@@ -92,14 +96,19 @@ class SpinalCallback(TrainerCallback):
             if not ranks.alike(digest, device):
                 raise ValueError(f"{what} must be the same on every rank, but the ranks' hashes differ")
         autocast = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
-        self._probe = Probe(model, prompts, self.config, autocast, device)
+        probe = self._probe = ranks.together(lambda: Probe(model, prompts, self.config, autocast, device), device)
         folder = Path(args.output_dir or ".")
-        ranks.together(lambda: self._open_sinks(folder, state, model), device)
+        home = self._resume(folder, state, device)
+        ranks.together(lambda: self._open_sinks(folder, home, state, model), device)
         self._clock = _Clock(state.global_step)
-        resumed = self._resume(folder, state, device)
-        if self._probe.start is None:
-            self._guarded(self._probe.take_reference, "no reading of the policy without adapters")
-        if not resumed:
+        if probe.start is None:
+            self._guarded(
+                lambda: ranks.together(probe.take_reference, device), state, "no reading of the policy without adapters"
+            )
+        if home is None:
+            if state.global_step > 0:
+                now = "the policy as it is now" if probe.start is None else "the policy without adapters"
+                self._say(f"no reference for these prompts in the checkpoint: readings are held against {now}")
             self._look(state, control)
 
     def on_pre_optimizer_step(
@@ -107,10 +116,10 @@ class SpinalCallback(TrainerCallback):
     ) -> None:
         if self._probe is None or not self.config.gradients or not self._due(state, state.global_step + 1):
             return
-        try:
-            self._gradients = ranks.squared_gradients(self._probe.sampler.anatomy.layers, self._probe.sampler.device)
-        except Exception as error:
-            warnings.warn(f"spinal: no gradient concentration at step {state.global_step + 1}: {error!r}", stacklevel=2)
+        sampler = self._probe.sampler
+        self._gradients = self._guarded(
+            lambda: ranks.squared_gradients(sampler.anatomy.layers, sampler.device), state, "no gradient concentration"
+        )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self._due(state, state.global_step) or control.should_training_stop:
@@ -121,7 +130,7 @@ class SpinalCallback(TrainerCallback):
         folder = Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
         probe = self._probe
         if state.is_world_process_zero and probe is not None:
-            self._guarded(lambda: probe.save_start(folder / START), "the reference was not saved")
+            self._guarded(lambda: probe.save_start(folder / START), state, "the reference was not saved")
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -143,26 +152,35 @@ class SpinalCallback(TrainerCallback):
             return
         self._last_step, gradients, self._gradients = state.global_step, self._gradients, None
         probe, began = self._probe, time.perf_counter()
+        batch = probe.sampler.batch_tokens
         try:
             reading = ranks.together(lambda: probe.read(state.global_step, gradients), probe.sampler.device)
         except Exception as error:
             self._clock.probed(time.perf_counter() - began)
-            self._fanout.write(_failure(state.global_step, error))
-            warnings.warn(f"spinal: no reading at step {state.global_step}: {error!r}", stacklevel=2)
+            self._schedule.probed(state.global_step, self._schedule.interval)
+            self._failed(state, "no reading", error)
             return
         overhead = self._clock.probed(reading.seconds)
         proposal = self._schedule.proposed(reading.seconds, self._clock.step_seconds(state.global_step))
-        self._schedule.probed(state.global_step, ranks.from_zero(proposal, probe.sampler.device))
-        reading = dataclasses.replace(reading, overhead=overhead)
-        self._fanout.write(reading)
-        for alert in self._detector.update(reading):
-            self._fanout.write(alert)
+        # what each rank measures for itself: rank zero's word counts, and every rank has the same reading
+        own = [reading.seconds, overhead, float(reading.peak_bytes), float(proposal)]
+        seconds, overhead, peak, interval = ranks.from_zero(own, probe.sampler.device)
+        self._schedule.probed(state.global_step, int(interval))
+        reading = dataclasses.replace(reading, seconds=seconds, overhead=overhead, peak_bytes=int(peak))
+        self._tell(reading)
+        if (now := probe.sampler.batch_tokens) < batch:
+            words = f"out of memory at step {reading.step}: the probe's batch is now {now} tokens instead of {batch}"
+            self._tell(_failure(reading.step, words, rule="probe_memory"))
+        for alert in self._guarded(lambda: self._detector.update(reading), state, "no alert rules") or []:
+            self._tell(alert)
             self._act(alert, control)
         _remembered(state)[KEY] = {
             "last": state.global_step,
             "interval": self._schedule.interval,
             "rules": self._detector.state(),
             "saved_for_alert": self._saved_for_alert,
+            "reference": probe.fingerprint,
+            "folder": self._folder,
         }
 
     def _act(self, alert: Alert, control: TrainerControl) -> None:
@@ -170,29 +188,54 @@ class SpinalCallback(TrainerCallback):
             self._saved_for_alert = control.should_save = True
         if self.config.stop_on is not None and LEVELS.index(alert.level) >= LEVELS.index(self.config.stop_on):
             control.should_training_stop = True
-            say(f"spinal  stops training at step {alert.step}: {alert.rule}, stop_on={self.config.stop_on!r}")
+            if ranks.rank() == 0:
+                say(f"spinal  stops training at step {alert.step}: {alert.rule}, stop_on={self.config.stop_on!r}")
 
-    def _resume(self, folder: Path, state: TrainerState, device: torch.device) -> bool:
-        """Takes up where a checkpoint left off. False: this step has still to be probed."""
+    def _resume(self, folder: Path, state: TrainerState, device: torch.device) -> Path | None:
+        """Takes up where a checkpoint left off; returns the folder of its run. None: this step has still to be probed."""
         assert self._probe is not None
         probe, saved = self._probe, _remembered(state).get(KEY)
-        if state.global_step == 0 or saved is None:
-            return False
-        found = probe.load_start(folder / f"checkpoint-{state.global_step}" / START)
-        if not ranks.least(int(found), device):
+        self._folder, home = str(folder.absolute()), None
+        if state.global_step > 0 and saved is not None:
+            # the Trainer does not tell where it resumes from: this run's folder, or that of the run which was saved
+            places = (folder, Path(saved["folder"]))
+            home = next((place for place in places if self._reference_in(place, saved)), None)
+        if not ranks.least(int(home is not None), device):
             probe.start = None
-            say("spinal  the checkpoint has no reference for these prompts: held against the policy as it is now")
-            return False
-        self._schedule.probed(saved["last"], saved["interval"])
+            return None
+        if self.config.every == "auto":
+            self._schedule.probed(saved["last"], saved["interval"])
         self._detector.restore(saved["rules"])
         self._last_step, self._saved_for_alert = saved["last"], saved["saved_for_alert"]
-        return True
+        return home
 
-    def _guarded(self, work: Callable[[], Any], otherwise: str) -> None:
+    def _reference_in(self, folder: Path, saved: dict[str, Any]) -> bool:
+        """Takes up the reference that `saved` tells of from any checkpoint in `folder`: all of a run's have the same."""
+        assert self._probe is not None
+        probe = self._probe
+        return any(probe.load_start(path, saved["reference"]) for path in sorted(folder.glob(f"checkpoint-*/{START}")))
+
+    def _say(self, text: str) -> None:
+        if ranks.rank() == 0:
+            say(f"spinal  {text}")
+
+    def _guarded(self, work: Callable[[], Any], state: TrainerState, otherwise: str) -> Any:
+        """What `work` gives. None if it fails, which is recorded."""
         try:
-            work()
+            return work()
         except Exception as error:
-            warnings.warn(f"spinal: {otherwise}: {error!r}", stacklevel=2)
+            self._failed(state, otherwise, error)
+
+    def _failed(self, state: TrainerState, what: str, error: Exception) -> None:
+        self._tell(_failure(state.global_step, f"{what} at step {state.global_step}: {error!r}"))
+        warnings.warn(f"spinal: {what} at step {state.global_step}: {error!r}", stacklevel=2)
+
+    def _tell(self, record: Record) -> None:
+        """Writes to every sink. A sink that throws is dropped, and the others are told so."""
+        self._fanout.write(record)
+        step = 0 if isinstance(record, Header) else record.step
+        while self._fanout.dropped:
+            self._fanout.write(_failure(step, self._fanout.dropped.pop(0), rule="sink_failed"))
 
     def _collect(self, trainer: dict[str, Any]) -> PromptSet:
         source, tokenizer = self._prompts, trainer.get("processing_class")
@@ -214,15 +257,18 @@ class SpinalCallback(TrainerCallback):
             seed=config.seed,
         )
 
-    def _open_sinks(self, folder: Path, state: TrainerState, model: Any) -> None:
+    def _open_sinks(self, folder: Path, home: Path | None, state: TrainerState, model: Any) -> None:
         assert self._probe is not None
         if not state.is_world_process_zero:
             return
         path = folder / "_spinal" / "trace.jsonl"
-        trace = JsonLinesSink(path, resume_at=state.global_step or None)
+        if home is None and state.global_step > 0 and path.exists():  # of another reference: not to be mixed with ours
+            path.replace(path.with_name(f"trace_before_{state.global_step}.jsonl"))
+        earlier = None if home is None else home / "_spinal" / "trace.jsonl"
+        trace = JsonLinesSink(path, resume_at=state.global_step or None, earlier=earlier)
         more = [TerminalSink(path) if s == "terminal" else s for s in self._sinks]
         self._fanout = Fanout([trace, *more])
-        self._fanout.write(
+        self._tell(
             Header(
                 version=__version__,
                 model=getattr(model.config, "_name_or_path", "") or self._probe.sampler.anatomy.name,
@@ -271,14 +317,14 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
-def _failure(step: int, error: Exception) -> Alert:
+def _failure(step: int, message: str, rule: str = "probe_failed") -> Alert:
     return Alert(
         step=step,
-        rule="probe_failed",
+        rule=rule,
         level="warn",
         layers=[],
         value=math.nan,
         threshold=math.nan,
-        message=f"no reading at step {step}: {error!r}",
+        message=message,
         action="training goes on; report it if it stays",
     )

@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 
 T = TypeVar("T")
 FAILED, NO_MEMORY, FINE = 0, 1, 2  # how a rank's work went; the least over ranks decides for all
+WORDS = 512  # bytes of a failure that its rank tells the others
 
 
 # --- agreeing --------------------------------------------------------------------------------------------------------
@@ -47,21 +48,29 @@ def least(value: int, device: torch.device) -> int:
     return int(vote)
 
 
-def from_zero(value: int, device: torch.device) -> int:
-    """Rank zero's `value`, on every rank."""
+def from_zero(values: list[float], device: torch.device) -> list[float]:
+    """Rank zero's `values`, on every rank: what differs between ranks, like time, but has to be the same on all."""
     if world() == 1:
-        return value
-    box = torch.tensor(value, device=device)
+        return values
+    box = torch.tensor(values, dtype=torch.float64, device=device)
     dist.broadcast(box, src=0)
-    return int(box)
+    return [float(x) for x in box.tolist()]
+
+
+def pooled(fill: Callable[[], dict[str, Tensor]], device: torch.device) -> dict[str, Tensor]:
+    """`total` of every tensor that `fill` makes; raises as `together` does, and then on all ranks."""
+    return {name: total(x) for name, x in together(fill, device).items()}
 
 
 def together(work: Callable[[], T], device: torch.device) -> T:
     """Runs `work` on every rank and raises on all of them if it failed on any: no rank goes on to a collective alone.
 
+    What `work` does after its own last collective, or between two of them, must not be a collective's partner: a rank
+    that fails there meets the others only here. `work` may call `together` itself.
+
     Raises:
         torch.OutOfMemoryError: some rank ran out of memory, none failed otherwise.
-        Exception: the rank's own, or RuntimeError where only another rank failed.
+        Exception: the rank's own, or RuntimeError where only another rank failed; it names that rank and its error.
     """
     error: Exception | None = None
     try:
@@ -70,14 +79,28 @@ def together(work: Callable[[], T], device: torch.device) -> T:
         error = caught
     outcome = FINE if error is None else NO_MEMORY if isinstance(error, torch.OutOfMemoryError) else FAILED
     worst = least(outcome, device)
-    try:
-        if worst == FAILED:
-            raise error if error is not None and outcome == FAILED else RuntimeError("failed on another rank")
-        if worst == NO_MEMORY:
-            raise error or torch.OutOfMemoryError("another rank ran out of memory")
+    if worst == FINE:
         return result
+    try:
+        first = least(rank() if outcome == worst else world(), device)
+        words = _told(repr(error), first, device)
+        if error is not None and outcome == worst:
+            raise error
+        raise (RuntimeError if worst == FAILED else torch.OutOfMemoryError)(f"rank {first}: {words}")
     finally:
         del error  # it holds this frame, and with it the tensors of the pass that failed
+
+
+def _told(words: str, speaker: int, device: torch.device) -> str:
+    """The speaking rank's words, on every rank."""
+    if world() == 1:
+        return words
+    box = torch.zeros(WORDS, dtype=torch.uint8, device=device)
+    if rank() == speaker:
+        spoken = torch.tensor(list(words.encode()[:WORDS]), dtype=torch.uint8)
+        box[: len(spoken)] = spoken.to(device)
+    dist.broadcast(box, src=speaker)
+    return bytes(box.tolist()).rstrip(b"\0").decode(errors="ignore")
 
 
 def alike(hexadecimal: str, device: torch.device) -> bool:
@@ -161,14 +184,23 @@ def squared_gradients(layers: Iterable[nn.Module], device: torch.device) -> Tens
 
     NaN for a layer without gradients, which is every layer under DeepSpeed: it keeps them to itself.
     """
-    norms, sharded = [], False
-    for layer in layers:
-        grads = [p.grad.detach() for p in layer.parameters() if p.grad is not None]
-        sharded |= any(isinstance(g, DTensor) for g in grads)
-        parts = [_square(g.to_local() if isinstance(g, DTensor) else g) for g in grads]
-        norms.append(torch.stack(parts).sum() if parts else torch.tensor(math.nan, dtype=torch.float64))
-    return total(torch.stack(norms).to(device)).cpu() if sharded else torch.stack(norms)
+
+    def own() -> Tensor:
+        norms = []
+        for layer in layers:
+            parts = [_square(p.grad.detach()) for p in layer.parameters() if p.grad is not None]
+            norms.append(torch.stack(parts).sum() if parts else torch.tensor(math.nan, dtype=torch.float64))
+        return torch.stack(norms)
+
+    norms = together(own, device)
+    return total(norms.to(device)).cpu() if world() > 1 else norms
 
 
 def _square(gradient: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(gradient, dtype=torch.float32).double().square().cpu()
+    """This rank's share of a squared norm: the sum over ranks counts every element once."""
+    copies = world()
+    if isinstance(gradient, DTensor):
+        mesh, placements = gradient.device_mesh, gradient.placements
+        shards = math.prod(mesh.size(i) for i, placement in enumerate(placements) if not placement.is_replicate())
+        copies, gradient = copies // shards, gradient.to_local()
+    return torch.linalg.vector_norm(gradient, dtype=torch.float32).double().square().cpu() / copies

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,14 @@ class Sample:
 
 def save_sample(path: Path, sample: Sample, prompts: PromptSet) -> None:
     """Writes a sample as safetensors, with the hash of its prompts."""
-    save_file({k: v.contiguous() for k, v in vars(sample).items()}, path, metadata={"probe": prompts.hash})
+    part = path.with_suffix(".part")  # a kill in between leaves no torn file
+    save_file({k: v.contiguous() for k, v in vars(sample).items()}, part, metadata={"probe": prompts.hash})
+    part.replace(path)
+
+
+def fingerprint(sample: Sample) -> str:
+    """SHA-256 of what the layers do: equal for the same weights and prompts alone."""
+    return hashlib.sha256(sample.alpha.numpy().tobytes() + sample.transport.numpy().tobytes()).hexdigest()
 
 
 def load_sample(path: Path, prompts: PromptSet) -> Sample | None:
@@ -76,7 +84,7 @@ class Sampler:
         device: torch.device | None,
     ) -> None:
         self._model, self._prompts, self._config, self._autocast = model, prompts, config, autocast
-        self._batch_tokens = BATCH_TOKENS
+        self.batch_tokens = BATCH_TOKENS
         self.device = device or model.get_input_embeddings().weight.device
         self.anatomy = anatomy.locate(model)
         config.late_window(len(self.anatomy.layers))
@@ -99,8 +107,9 @@ class Sampler:
             found.forward = anatomy.through_root(model)
         tokens = min(self._prompts.ids, key=len)[:16]
         with undisturbed(model), ranks.plain_head(model, found.head):
-            with self._precision():
+            with self._precision(), self._survival() as failures:
                 states, logits = anatomy.observe(model, found, tokens, self.device)
+            _raise_first(failures)
             with ranks.whole(found.norm, found.head):
                 anatomy.prove(model.config, found, states, logits, self._autocast)
         return states.shape[-1]
@@ -114,13 +123,20 @@ class Sampler:
             states = self._states(shares)
             with ranks.whole(self.anatomy.norm, self.anatomy.head):
                 read = ranks.together(lambda: self._read_lens(states, own, reference), self.device)
-        nonfinite = ranks.total((~states.isfinite()).sum() + read.pop("bad_logits"))
-        place = torch.cat([self._rows_of(i) for i in own] or [numbers])
-        hidden = _spread(states, place, int(self._counts.sum()), dim=1).cpu()
-        spread = {name: _spread(x, numbers, len(self._counts), dim=-1).cpu() for name, x in read.items()}
-        logits = spread.pop("logits").T
+
+        def fill() -> dict[str, Tensor]:
+            bad = (~states.isfinite()).sum() + read.pop("bad_logits")
+            place = torch.cat([self._rows_of(i) for i in own] or [numbers])
+            hidden = _spread(states, place, int(self._counts.sum()), dim=1)
+            return {name: _spread(x, numbers, len(self._counts), dim=-1) for name, x in read.items()} | {
+                "nonfinite": bad,
+                "hidden": hidden,
+            }
+
+        whole = {name: x.cpu() for name, x in ranks.pooled(fill, self.device).items()}
+        logits, hidden = whole.pop("logits").T, whole.pop("hidden")
         contraction = ranks.together(lambda: self._contraction(hidden), self.device)
-        return Sample(**spread, logits=logits, nonfinite=nonfinite.cpu(), **contraction)
+        return Sample(**whole, logits=logits, **contraction)
 
     def without_adapters(self) -> Sample | None:
         """A sample of an adapter run's policy before any training, without a second model; None for a full model."""
@@ -135,29 +151,42 @@ class Sampler:
             try:
                 return ranks.together(lambda: self._run(shares), self.device)
             except torch.OutOfMemoryError:
-                if self._batch_tokens == 1:
+                if self.batch_tokens == 1:
                     raise
-            self._batch_tokens //= 2
+            self.batch_tokens //= 2
 
     def _run(self, shares: list[list[int]]) -> Tensor:
         lengths = [len(ids) for ids in self._prompts.ids]
-        plans = [_batches(share, lengths, self._batch_tokens) for share in shares]
+        plans = [_batches(share, lengths, self.batch_tokens) for share in shares]
         plan = plans[ranks.rank()]
+        own = len(plan)
         most = max(map(len, plans))  # a sharded forward is a collective: every rank runs as many
         shortest = min(range(len(lengths)), key=lengths.__getitem__)
-        parts = [self._forward(batch) for batch in plan]
-        parts += [self._forward([shortest])[:, :0] for _ in range(most - len(plan))]
-        return torch.cat(parts, dim=1)
+        plan = plan + [[shortest]] * (most - len(plan))
+        inputs = ranks.together(lambda: [self._inputs(batch) for batch in plan], self.device)
+        with self._survival() as failures:
+            kept = [self._forward(*batch) for batch in inputs]
+        _raise_first(failures)
+        parts = [anatomy.stack_states(states) for states in kept]  # not before all have run: it may raise
+        return torch.cat([*parts[:own], *(part[:, :0] for part in parts[own:])], dim=1)
 
-    def _forward(self, batch: list[int]) -> Tensor:
+    def _inputs(self, batch: list[int]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Token ids on the device, and which positions of them to keep."""
         prompts = [torch.tensor(self._prompts.ids[i]) for i in batch]
         ids = nn.utils.rnn.pad_sequence(prompts, batch_first=True)  # to the right: causal attention never looks there
         which = torch.arange(len(batch)).repeat_interleave(self._counts[batch])
         where = torch.cat([self._positions(i) for i in batch])
-        with anatomy.kept_states(self.anatomy.layers, (which, where), ids.shape[1]) as kept, self._precision():
-            ids = ids.to(self.device)  # no padding mask: some architectures make NaN of a row that is masked out
+        return ids.to(self.device), (which, where)
+
+    def _forward(self, ids: Tensor, where: tuple[Tensor, Tensor]) -> list[Tensor | None]:
+        with anatomy.kept_states(self.anatomy.layers, where, ids.shape[1]) as kept, self._precision():
+            # no padding mask: some architectures make NaN of a row that is masked out
             self.anatomy.forward(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
-        return anatomy.stack_states(kept)
+        return kept
+
+    def _survival(self) -> contextlib.AbstractContextManager[list[Exception]]:
+        """Where a forward pass is a collective, a layer that fails on one rank must not end it there."""
+        return anatomy.surviving(self.anatomy) if ranks.is_fsdp(self._model) else contextlib.nullcontext([])
 
     def _positions(self, prompt: int) -> Tensor:
         """Token positions kept: the last of the prompt, or all those whose next token is one of the answer's."""
@@ -237,6 +266,16 @@ class Sampler:
         return self._first[prompt] + torch.arange(int(self._counts[prompt]))
 
 
+def _raise_first(failures: list[Exception]) -> None:
+    if failures:
+        error = failures[0]
+        failures.clear()  # it would hold the frames, and with them the tensors, of the pass that failed
+        try:
+            raise error
+        finally:
+            del error
+
+
 def _shares(lengths: list[int], world: int) -> list[list[int]]:
     """Each rank's prompts, longest first: lengths are dealt round, so the work is about even."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
@@ -255,7 +294,7 @@ def _batches(share: list[int], lengths: list[int], budget: int) -> list[list[int
 
 
 def _spread(own: Tensor, place: Tensor, size: int, dim: int) -> Tensor:
-    """All ranks' parts in one tensor of `size` along `dim`: zeros, the own part at `place`, then the sum over ranks."""
+    """The own part at `place` in zeros of `size` along `dim`: the sum over ranks is all ranks' parts in one tensor."""
     shape = list(own.shape)
     shape[dim] = size
-    return ranks.total(own.new_zeros(shape).index_copy_(dim, place.to(own.device), own))
+    return own.new_zeros(shape).index_copy_(dim, place.to(own.device), own)

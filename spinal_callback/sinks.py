@@ -51,16 +51,17 @@ class JsonLinesSink:
         path: the file; its folder is made.
         resume_at: the step that a run resumes at: the trace that is there is kept up to it and goes on from there. What
             lies behind it will be run again, a line torn by a kill among it. None: a new trace.
+        earlier: the trace to go on from, where it is another: a run resumed with another output folder.
 
     Raises:
         ValueError: the file cannot be written; names the folder.
     """
 
-    def __init__(self, path: Path, resume_at: int | None = None) -> None:
+    def __init__(self, path: Path, resume_at: int | None = None, earlier: Path | None = None) -> None:
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            kept = [] if resume_at is None else _until(path, resume_at)
+            kept = [] if resume_at is None else _until(earlier or path, resume_at)
             self._header_is_there = bool(kept)
             whole = path.with_suffix(".part")  # a kill between the two lines loses nothing
             whole.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
@@ -158,6 +159,7 @@ class Fanout:
 
     def __init__(self, sinks: Iterable[Sink]) -> None:
         self.sinks = list(sinks)
+        self.dropped: list[str] = []  # what was said of each sink that threw
 
     def write(self, record: Record) -> None:
         self._each("write", record)
@@ -171,4 +173,5 @@ class Fanout:
                 getattr(sink, method)(*args)
             except Exception as error:  # a full disk or a tracker that is down must not end the run
                 self.sinks.remove(sink)
-                warnings.warn(f"spinal: {type(sink).__name__} failed and is dropped: {error!r}", stacklevel=3)
+                self.dropped.append(f"{type(sink).__name__} failed and is dropped: {error!r}")
+                warnings.warn(f"spinal: {self.dropped[-1]}", stacklevel=3)

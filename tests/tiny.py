@@ -44,6 +44,13 @@ def llama(layers=9, width=32, vocabulary=100, seed=0, **fields):
     return randomize(LlamaForCausalLM(config), seed)
 
 
+def lora(**fields):
+    """Adapters at two projections of each layer."""
+    from peft import LoraConfig
+
+    return LoraConfig(r=4, lora_dropout=0.1, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", **fields)
+
+
 def tokenizer(chat=True):
     """One token a word, with a chat template unless told otherwise."""
     special = ["<pad>", "<bos>", "<eos>", "<unk>", "<user>", "<assistant>", "<system>", "<end>"]

@@ -1,0 +1,420 @@
+"""What one rank does under torchrun: `torchrun worker.py FOLDER SCENARIO...`; started by `launch.py`.
+
+A scenario is a function of its folder that returns JSON. What fails on one rank fails on rank 1: rank 0 has the trace.
+"""
+
+import faulthandler
+import hashlib
+import json
+import os
+import signal
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import tiny
+import torch
+import torch.distributed as dist
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback
+from trl import DPOConfig, DPOTrainer
+
+from spinal_callback import MemorySink, SpinalCallback, anatomy, ranks, sample
+from spinal_callback.records import dump_record
+from spinal_callback.sample import Sampler
+
+RANK = int(os.environ.get("RANK", "0"))
+SMALL = {"num_prompts": 21}  # two ranks cannot share them evenly
+WATCHED = {"every": 2, "sinks": [], **SMALL}
+
+
+class Seen(SpinalCallback):
+    """Keeps, on every rank, what rank zero writes."""
+
+    def __init__(self, **fields):
+        super().__init__(**WATCHED | fields)
+        self.seen = MemorySink()
+
+    def _tell(self, record):
+        self.seen.write(record)
+        super()._tell(record)
+
+
+class Norms(TrainerCallback):
+    """Squared gradient norms of the layers before each step, of gradients made whole."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        grads = [[p.grad for p in layer.parameters() if p.grad is not None] for layer in base.model.layers]
+        wholes = [[g.full_tensor() if isinstance(g, DTensor) else g for g in layer] for layer in grads]
+        self.seen.append([sum(float(g.double().pow(2).sum()) for g in layer) for layer in wholes])
+
+
+class Shrinks(TrainerCallback):
+    """Changes the weights at the end of a step, as a projection does or an average of weights."""
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        with torch.no_grad():
+            for p in model.parameters():
+                (p.to_local() if isinstance(p, DTensor) else p).mul_(0.999)
+
+
+class EndsItself(TrainerCallback):
+    """Rank 1 is sent SIGTERM at the end of step 3."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if RANK == 1 and state.global_step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def dropping_out(**fields):
+    return tiny.llama(attention_dropout=0.2, **fields)
+
+
+def dpo(folder, *callbacks, model=None, peft_config=None, **arguments):
+    """A DPOTrainer, always with the same data, weights and dropout."""
+    settings = {
+        "max_steps": 4,
+        "per_device_train_batch_size": 2,
+        "learning_rate": 1e-3,
+        "max_length": 64,
+        "activation_checkpointing": False,
+        "disable_dropout": False,
+        "use_cpu": True,
+        "bf16": False,
+        "disable_tqdm": True,
+        "report_to": [],
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "dataloader_pin_memory": False,
+    }
+    torch.manual_seed(0)
+    return DPOTrainer(
+        model or dropping_out(),
+        ref_model=None if peft_config or hasattr(model, "peft_config") else dropping_out(),
+        args=DPOConfig(output_dir=str(folder), **settings | arguments),
+        train_dataset=tiny.preferences(),
+        processing_class=tiny.tokenizer(),
+        callbacks=list(callbacks),
+        peft_config=peft_config,
+    )
+
+
+def digest(weights):
+    sha = hashlib.sha256()
+    for name, tensor in weights.items():
+        sha.update(name.encode() + tensor.numpy().tobytes())
+    return sha.hexdigest()
+
+
+def whole(model):
+    """The state dict with every weight whole; a collective under FSDP2."""
+    return {
+        name.replace("_orig_mod.", ""): (p.full_tensor() if isinstance(p, DTensor) else p).detach().clone()
+        for name, p in model.state_dict().items()
+    }
+
+
+def outcome(trainer, callback=None):
+    weights = whole(trainer.model)
+    if RANK == 0 and callback is not None:
+        torch.save(weights, Path(trainer.args.output_dir) / "weights.pt")
+    logs = [
+        {k: v for k, v in row.items() if "runtime" not in k and "per_second" not in k}
+        for row in trainer.state.log_history
+    ]
+    told = {"weights": digest(weights), "logs": logs, "step": trainer.state.global_step}
+    if callback is None:
+        return told
+    readings, alerts = callback.seen.readings, callback.seen.alerts
+    return told | {
+        "readings": [json.loads(dump_record(r)) for r in readings],
+        "alerts": [[a.step, a.rule, a.message] for a in alerts],
+        "prompts": callback._probe.prompts.ids,
+        "sinks": len(callback._fanout.sinks),
+    }
+
+
+def run(folder, *callbacks, **arguments):
+    trainer = dpo(folder, *callbacks, **arguments)
+    trainer.train()
+    return outcome(trainer, next((c for c in callbacks if isinstance(c, Seen)), None))
+
+
+# --- DDP: twins and readings
+
+
+def ddp(folder):
+    """Six steps of two micro-batches, with and without the callback."""
+    arguments, norms = {"max_steps": 6, "gradient_accumulation_steps": 2}, Norms()
+    return {
+        "plain": run(folder / "plain", **arguments),
+        "watched": run(folder / "watched", norms, Seen(), **arguments),
+        "norms": norms.seen,
+    }
+
+
+def more_ranks_than_prompts(folder):
+    """Rank 1 has no prompt of its own, as where there are more ranks than prompts."""
+    dealt = sample._shares
+    sample._shares = lambda lengths, world: [list(range(len(lengths))), *([] for _ in range(world - 1))]
+    try:
+        return run(folder, Seen())
+    finally:
+        sample._shares = dealt
+
+
+# --- what fails on one rank
+
+
+def patched(owner, name, replacement, folder, callback=None, **arguments):
+    """A run in which rank 1's `owner.name` is replaced by `replacement(owner.name)`."""
+    real = getattr(owner, name)
+    if RANK == 1:
+        setattr(owner, name, replacement(real))
+    try:
+        return run(folder, callback or Seen(), **arguments)
+    finally:
+        setattr(owner, name, real)
+
+
+def fails_once(error, when=2):
+    """A function whose call number `when` fails; without a word more, that of the second reading."""
+
+    def replacement(real):
+        calls = []
+
+        def failing(*args, **kwargs):
+            calls.append(1)
+            if len(calls) == when:
+                raise error
+            return real(*args, **kwargs)
+
+        return failing
+
+    return replacement
+
+
+def tokenizing(folder):
+    """Rank 1 cannot tokenize when training begins."""
+    callback = Seen(prompts=[f"w{i} w{i + 1}" for i in range(20)])
+    trainer = dpo(folder, callback)
+    if RANK == 1:
+        callback._collect = lambda kwargs: (_ for _ in ()).throw(OSError("no tokenizer here"))
+    try:
+        trainer.train()
+    except Exception as error:
+        return {"raised": repr(error), "step": trainer.state.global_step}
+
+
+def hook(folder):
+    """A hook of the probe finds nothing to keep at layer 3, in the second reading on rank 1."""
+
+    def replacement(real):
+        calls = []
+
+        def stack(kept):
+            calls.append(1)
+            return real([None if i == 2 and len(calls) == 3 else h for i, h in enumerate(kept)])
+
+        return stack
+
+    return patched(anatomy, "stack_states", replacement, folder)
+
+
+def in_measures(folder):
+    return patched(Sampler, "_contraction", fails_once(ArithmeticError("no spectrum")), folder)
+
+
+def in_gradients(folder):
+    return patched(ranks, "_square", fails_once(ArithmeticError("no norm")), folder)
+
+
+def in_pooling(folder):
+    return patched(sample, "_spread", fails_once(ArithmeticError("no buffer"), when=7), folder)
+
+
+def memory_in_forward(folder):
+    """The first forward pass of the second reading has too little memory: the batch is halved and it goes on."""
+    callback = Seen()
+    result = patched(Sampler, "_forward", fails_once(torch.OutOfMemoryError("forward")), folder, callback)
+    return result | {"batch": callback._probe.sampler.batch_tokens}
+
+
+def memory_in_lens(folder):
+    return patched(Sampler, "_read_lens", fails_once(torch.OutOfMemoryError("lens")), folder)
+
+
+def nan_once(real):
+    """Hidden states with a NaN at layer 5, in the second reading."""
+    calls = []
+
+    def states(*args, **kwargs):
+        calls.append(1)
+        h = real(*args, **kwargs)
+        if len(calls) == 2:
+            h[4, 0] = torch.nan
+        return h
+
+    return states
+
+
+def nan(folder):
+    return patched(Sampler, "_states", nan_once, folder)
+
+
+def stop(folder):
+    """The same NaN, and the run is to stop at an error."""
+    return patched(Sampler, "_states", nan_once, folder, Seen(stop_on="error"), max_steps=6)
+
+
+def sink(folder):
+    class Down(MemorySink):
+        def write(self, record):
+            if record.kind == "reading":
+                raise OSError("tracker is down")
+
+    return run(folder, Seen(sinks=[Down()]))
+
+
+def _refused(folder, **fields):
+    trainer = dpo(folder, Seen(**fields))
+    try:
+        trainer.train()
+    except ValueError as error:
+        return {"raised": str(error), "step": trainer.state.global_step}
+
+
+def other_prompts(folder):
+    return _refused(folder, prompts=[f"w{i} w{i + 1 + RANK}" for i in range(20)])
+
+
+def other_config(folder):
+    return _refused(folder, every=2 + RANK)
+
+
+def sigterm(folder):
+    """Rank 1 is told to end in the middle of training."""
+    return run(folder, Seen(every=1), EndsItself())
+
+
+# --- FSDP2
+
+
+def sharded(folder, *callbacks, reshard, tied=False, adapters=False, max_steps=6):
+    """A DPOTrainer whose policy is sharded by hand: on a CPU accelerate does not, and would wrap it in DDP."""
+    trainer = dpo(
+        folder,
+        *callbacks,
+        model=dropping_out(tie_word_embeddings=tied),
+        peft_config=tiny.lora() if adapters else None,
+        max_steps=max_steps,
+    )
+    base = trainer.model.get_base_model() if adapters else trainer.model
+    for layer in base.model.layers:
+        fully_shard(layer, reshard_after_forward=reshard)
+    fully_shard(trainer.model, reshard_after_forward=reshard)
+    prepare = trainer.accelerator.prepare_model
+    trainer.accelerator.prepare_model = lambda model, **kwargs: prepare(model, evaluation_mode=True, **kwargs)
+    trainer.train()
+    return outcome(trainer, next((c for c in callbacks if isinstance(c, Seen)), None))
+
+
+def fsdp(folder, **how):
+    """Twins. The batches of the probe are so small that a rank has more of them than the other."""
+    norms, callback, usual = Norms(), Seen(), sample.BATCH_TOKENS
+    sample.BATCH_TOKENS = 35
+    try:
+        result = {
+            "plain": sharded(folder / "plain", **how),
+            "watched": sharded(folder / "watched", norms, callback, **how),
+        }
+    finally:
+        sample.BATCH_TOKENS = usual
+    lengths = [len(ids) for ids in callback._probe.prompts.ids]
+    batches = [len(sample._batches(share, lengths, 35)) for share in sample._shares(lengths, 2)]
+    return result | {"norms": norms.seen, "batches": batches}
+
+
+def fsdp_resharded_untied(folder):
+    return fsdp(folder, reshard=True)
+
+
+def fsdp_whole_tied(folder):
+    return fsdp(folder, reshard=False, tied=True)
+
+
+def fsdp_resharded_tied(folder):
+    return fsdp(folder, reshard=True, tied=True)
+
+
+def fsdp_whole_untied(folder):
+    return fsdp(folder, reshard=False)
+
+
+def fsdp_adapters(folder):
+    return fsdp(folder, reshard=True, adapters=True)
+
+
+def fsdp_weights_change(folder):
+    """Weights that change after the probe of the same step, with `ranks.settle` and without."""
+    how = {"reshard": False, "max_steps": 3}
+    results = {
+        "plain": sharded(folder / "plain", Shrinks(), **how),
+        "watched": sharded(folder / "watched", Seen(), Shrinks(), **how),
+    }
+    real, ranks.settle = ranks.settle, lambda model: None
+    try:
+        return results | {"not settled": sharded(folder / "not", Seen(), Shrinks(), **how)}
+    finally:
+        ranks.settle = real
+
+
+def fsdp_fails_in_a_layer(folder):
+    """On rank 1 layer 5 runs out of memory in the second reading and raises in the third: rank 0 waits at layer 6."""
+    callback, real, calls = Seen(), Sampler._run, []
+
+    def run(self, shares):
+        calls.append(1)
+        layer = self.anatomy.layers[4]
+        error = {2: torch.OutOfMemoryError("layer 5"), 4: ArithmeticError("layer 5")}.get(len(calls))
+        forward = layer.forward
+        if RANK == 1 and error is not None:
+            layer.forward = lambda *args, **kwargs: (_ for _ in ()).throw(error)
+        try:
+            return real(self, shares)
+        finally:
+            layer.forward = forward
+
+    Sampler._run = run
+    try:
+        return sharded(folder, callback, reshard=True) | {"batch": callback._probe.sampler.batch_tokens}
+    finally:
+        Sampler._run = real
+
+
+def main():
+    folder, *scenarios = sys.argv[1:]
+    faulthandler.dump_traceback_later(float(os.environ.get("WORKER_LIMIT", "150")), exit=True)
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    for name in scenarios:
+        place, began = Path(folder) / name, time.perf_counter()
+        place.mkdir(parents=True, exist_ok=True)
+        result = globals()[name](place)
+        result["seconds"] = time.perf_counter() - began
+        (place / f"rank{RANK}.json").write_text(json.dumps(result))
+        print(f"rank {RANK}: {name} took {result['seconds']:.1f} s", flush=True)
+        if dist.is_initialized():
+            dist.barrier()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
