@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from . import measures
 from .prompts import PromptSet
 from .records import Reading, SpinalConfig
-from .sample import Sample, Sampler, load_sample, save_sample
+from .sample import Sample, Sampler, fingerprint, load_sample, save_sample
 
 
 @dataclass(frozen=True)
@@ -142,10 +142,15 @@ class Probe:
         if self.start is not None:
             save_sample(path, self.start, self.prompts)
 
-    def load_start(self, path: Path) -> bool:
-        """Takes up a reference that was written with the same prompts. False: there is none at `path`."""
+    def load_start(self, path: Path, known: str) -> bool:
+        """Takes up the reference with the fingerprint `known`, read from the same prompts. False: not at `path`."""
         self.start = load_sample(path, self.prompts)
-        return self.start is not None
+        return self.start is not None and self.fingerprint == known
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells this run's reference from others; empty without one."""
+        return "" if self.start is None else fingerprint(self.start)
 
 
 def probe(model: nn.Module, prompts: list[list[int]], config: SpinalConfig | None = None) -> Reading:

@@ -1,12 +1,11 @@
-"""The same line, `callbacks=[SpinalCallback()]`, in every trainer: prompts are found in its own data, twins are equal."""
+"""The same line, `callbacks=[SpinalCallback()]`, in every trainer: prompts from its own data, equal twins."""
 
-import math
 
 import pytest
 import tiny
 import torch
 import twins
-from datasets import Dataset, IterableDataset
+from datasets import Dataset
 from transformers import LlamaForSequenceClassification, Trainer, TrainingArguments
 from trl import (
     GRPOConfig,
