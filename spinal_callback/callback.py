@@ -174,6 +174,10 @@ class SpinalCallback(TrainerCallback):
         for alert in self._guarded(lambda: self._detector.update(reading), state, "no alert rules") or []:
             self._tell(alert)
             self._act(alert, control)
+        none = gradients is not None and bool(gradients.isnan().all()) and reading.nonfinite == 0
+        if none and not self._said_gradients:
+            self._said_gradients = True
+            self._say("the layers' gradients are not to be had here: no gradient concentration and no score")
         _remembered(state)[KEY] = {
             "last": state.global_step,
             "interval": self._schedule.interval,
@@ -192,7 +196,7 @@ class SpinalCallback(TrainerCallback):
                 say(f"spinal  stops training at step {alert.step}: {alert.rule}, stop_on={self.config.stop_on!r}")
 
     def _resume(self, folder: Path, state: TrainerState, device: torch.device) -> Path | None:
-        """Takes up where a checkpoint left off; returns the folder of its run. None: this step has still to be probed."""
+        """Takes up where a checkpoint left off; its run's folder. None: this step has still to be probed."""
         assert self._probe is not None
         probe, saved = self._probe, _remembered(state).get(KEY)
         self._folder, home = str(folder.absolute()), None
@@ -200,7 +204,8 @@ class SpinalCallback(TrainerCallback):
             # the Trainer does not tell where it resumes from: this run's folder, or that of the run which was saved
             places = (folder, Path(saved["folder"]))
             home = next((place for place in places if self._reference_in(place, saved)), None)
-        if not ranks.least(int(home is not None), device):
+        everywhere = ranks.least(int(home is not None), device)
+        if saved is None or not everywhere:
             probe.start = None
             return None
         if self.config.every == "auto":
@@ -210,7 +215,7 @@ class SpinalCallback(TrainerCallback):
         return home
 
     def _reference_in(self, folder: Path, saved: dict[str, Any]) -> bool:
-        """Takes up the reference that `saved` tells of from any checkpoint in `folder`: all of a run's have the same."""
+        """Takes up the reference that `saved` tells of, from any checkpoint in `folder`: a run has only one."""
         assert self._probe is not None
         probe = self._probe
         return any(probe.load_start(path, saved["reference"]) for path in sorted(folder.glob(f"checkpoint-*/{START}")))

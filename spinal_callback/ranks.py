@@ -182,14 +182,16 @@ def whole(*modules: nn.Module) -> Iterator[None]:
 def squared_gradients(layers: Iterable[nn.Module], device: torch.device) -> Tensor:
     """Squared gradient norm of each layer's parameters as they are now, over all shards: `[L]`, float64.
 
-    NaN for a layer without gradients, which is every layer under DeepSpeed: it keeps them to itself.
+    0 for a layer that is not trained; NaN for one whose gradients are not there, which is every layer under DeepSpeed:
+    it keeps them to itself.
     """
 
     def own() -> Tensor:
         norms = []
         for layer in layers:
             parts = [_square(p.grad.detach()) for p in layer.parameters() if p.grad is not None]
-            norms.append(torch.stack(parts).sum() if parts else torch.tensor(math.nan, dtype=torch.float64))
+            none = math.nan if any(p.requires_grad for p in layer.parameters()) else 0.0
+            norms.append(torch.stack(parts).sum() if parts else torch.tensor(none, dtype=torch.float64))
         return torch.stack(norms)
 
     norms = together(own, device)
