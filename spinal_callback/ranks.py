@@ -145,7 +145,11 @@ def plain_head(model: Any, head: nn.Module) -> Iterator[None]:
 
 
 def settle(model: nn.Module) -> None:
-    """Shards again what a forward pass has gathered. Left whole, FSDP2 would train on stale weights without a word."""
+    """Shards again what a forward pass has gathered.
+
+    Left whole, FSDP2 would train on them without a word, stale or not: whatever changed the weights between the probe
+    and the next step would be lost on its forward pass.
+    """
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()

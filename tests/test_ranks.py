@@ -223,8 +223,11 @@ def test_fsdp_twins_and_readings(sharded, scenario):
 @pytest.mark.slow
 def test_fsdp_the_other_combinations(tmp_path):
     scenarios = ("fsdp_resharded_tied", "fsdp_whole_untied")
-    for scenario, result in launch(tmp_path, *scenarios).items():
-        assert_sharded_as_in_one_process(tmp_path, result, scenario)
+    results = launch(tmp_path, *scenarios, "fsdp_bfloat16")
+    for scenario in scenarios:
+        assert_sharded_as_in_one_process(tmp_path, results[scenario], scenario)
+    assert_twins(results["fsdp_bfloat16"])
+    assert_concentration(results["fsdp_bfloat16"][0])
 
 
 def test_fsdp_trains_on_stale_weights_unless_they_are_sharded_again(sharded):

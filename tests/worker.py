@@ -16,7 +16,7 @@ from pathlib import Path
 import tiny
 import torch
 import torch.distributed as dist
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
@@ -306,7 +306,7 @@ def sigterm(folder):
 # --- FSDP2
 
 
-def sharded(folder, *callbacks, reshard, tied=False, adapters=False, max_steps=6):
+def sharded(folder, *callbacks, reshard, tied=False, adapters=False, dtype=None, max_steps=6):
     """A DPOTrainer whose policy is sharded by hand: on a CPU accelerate does not, and would wrap it in DDP."""
     trainer = dpo(
         folder,
@@ -316,9 +316,9 @@ def sharded(folder, *callbacks, reshard, tied=False, adapters=False, max_steps=6
         max_steps=max_steps,
     )
     base = trainer.model.get_base_model() if adapters else trainer.model
-    for layer in base.model.layers:
-        fully_shard(layer, reshard_after_forward=reshard)
-    fully_shard(trainer.model, reshard_after_forward=reshard)
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32 if dtype else None)
+    for module in (*base.model.layers, trainer.model):
+        fully_shard(module, reshard_after_forward=reshard, mp_policy=policy)
     prepare = trainer.accelerator.prepare_model
     trainer.accelerator.prepare_model = lambda model, **kwargs: prepare(model, evaluation_mode=True, **kwargs)
     trainer.train()
@@ -359,6 +359,11 @@ def fsdp_whole_untied(folder):
 
 def fsdp_adapters(folder):
     return fsdp(folder, reshard=True, adapters=True)
+
+
+def fsdp_bfloat16(folder):
+    """Float32 weights that are gathered as bfloat16, as accelerate does it with mixed precision."""
+    return fsdp(folder, reshard=True, dtype=torch.bfloat16)
 
 
 def fsdp_weights_change(folder):
