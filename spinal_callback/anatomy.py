@@ -261,9 +261,7 @@ def observe(model: Any, anatomy: Anatomy, tokens: list[int], device: torch.devic
     return stack_states(kept), logits[:, len(tokens) - 1 + logits.shape[1] - ids.shape[1]]
 
 
-def prove(
-    config: Any, anatomy: Anatomy, states: Tensor, logits: Tensor, autocast: torch.dtype | None = None
-) -> None:
+def prove(config: Any, anatomy: Anatomy, states: Tensor, logits: Tensor, autocast: torch.dtype | None = None) -> None:
     """Chooses `anatomy.finish` so that the lens at the last layer equals the logits the model itself returns.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,13 +64,14 @@ def fingerprint(sample: Sample) -> str:
 
 
 def load_sample(path: Path, prompts: PromptSet) -> Sample | None:
-    """The sample at `path`; None if there is none, or if it was taken with other prompts."""
-    if not path.exists():
-        return None
-    with safe_open(path, framework="pt") as file:
-        if file.metadata().get("probe") != prompts.hash:
-            return None
-        return Sample(**{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    """The sample at `path`; None if there is none that can be read, or if it was taken with other prompts."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            if file.metadata()["probe"] == prompts.hash:
+                return Sample(**{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    except Exception as error:  # torn, or another version's: whoever resumes goes on without it
+        warnings.warn(f"spinal: cannot read {path}: {error!r}", stacklevel=2)
+    return None
 
 
 class Sampler:
