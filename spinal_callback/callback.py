@@ -24,6 +24,7 @@ from .records import LEVELS, Alert, Header, Record, SpinalConfig
 from .schedule import Schedule
 from .sinks import Fanout, JsonLinesSink, Sink, WandbSink
 from .terminal import TerminalSink, say
+from .undisturbed import random_states_kept
 
 KEY = "spinal_callback"  # of our part of the trainer's state; not the class's name, which the Trainer would look up
 START = "spinal_start.safetensors"  # the reference, in each checkpoint's folder
@@ -91,7 +92,8 @@ class SpinalCallback(TrainerCallback):
         model = kwargs["model"]
         anatomy.locate(model)  # a model that cannot be read is refused before its data are
         device = args.device if ranks.world() > 1 else model.get_input_embeddings().weight.device
-        prompts = ranks.together(lambda: self._collect(kwargs), device)
+        with random_states_kept():  # a data set may draw when it is looked at
+            prompts = ranks.together(lambda: self._collect(kwargs), device)
         for what, digest in (("prompts", prompts.hash), ("config", _digest(self.config.to_json()))):
             if not ranks.alike(digest, device):
                 raise ValueError(f"{what} must be the same on every rank, but the ranks' hashes differ")

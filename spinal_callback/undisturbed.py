@@ -22,20 +22,28 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     mode. Modules of bitsandbytes are put in training mode: in evaluation mode they repack their 4-bit weights for good.
     """
     modes = [(module, module.training) for module in model.modules()]
-    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     try:
         for module, _ in modes:
             module.training = type(module).__module__.startswith("bitsandbytes")
-        with torch.no_grad():
+        with torch.no_grad(), random_states_kept():
             yield
     finally:
         ranks.settle(model)
         for module, training in modes:
             module.training = training
+        torch.clear_autocast_cache()  # casts made without gradients must not serve the next training step
+
+
+@contextlib.contextmanager
+def random_states_kept() -> Iterator[None]:
+    """Afterwards the random states of Python, NumPy, torch and every CUDA device are as before."""
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    try:
+        yield
+    finally:
         random.setstate(python)
         np.random.set_state(numpy)
         torch.set_rng_state(cpu)
         if cuda:
             torch.cuda.set_rng_state_all(cuda)
-        torch.clear_autocast_cache()  # casts made without gradients must not serve the next training step

@@ -31,7 +31,7 @@ OURS = {
     "sample": "anatomy measures prompts ranks records undisturbed",
     "probe": "anatomy measures prompts ranks records sample undisturbed",
     "audit": "__init__ probe prompts records",
-    "callback": "__init__ drift probe prompts ranks records schedule sinks terminal",
+    "callback": "__init__ anatomy drift probe prompts ranks records schedule sinks terminal undisturbed",
     "cli": "__init__ audit drift records report terminal",
     "__init__": "attach audit callback records sinks",
 }
