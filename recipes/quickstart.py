@@ -24,9 +24,9 @@ def main() -> None:
     parser.add_argument(
         "--model", help="hub id or folder of a causal language model; SmolLM2-135M-Instruct if left out"
     )
-    parser.add_argument("--steps", type=int, default=45, help="optimizer steps")
+    parser.add_argument("--steps", type=int, default=40, help="optimizer steps")
     parser.add_argument("--every", type=int, default=5, help="steps between probes")
-    parser.add_argument("--learning-rate", type=float, default=5e-6)
+    parser.add_argument("--learning-rate", type=float, default=3e-6)
     parser.add_argument("--output", default="runs/quickstart", help="where checkpoints and the trace go")
     args = parser.parse_args()
 
@@ -44,8 +44,8 @@ def main() -> None:
             learning_rate=args.learning_rate,
             lr_scheduler_type="constant_with_warmup",
             warmup_steps=5,
-            per_device_train_batch_size=2,
-            max_length=128,
+            per_device_train_batch_size=4,
+            max_length=64,  # the prompt and the beginning of the answer
             activation_checkpointing=False,  # short texts: memory is no concern, time is
             bf16=False,
             logging_steps=5,
