@@ -1,6 +1,5 @@
 """The same line, `callbacks=[SpinalCallback()]`, in every trainer: prompts from its own data, equal twins."""
 
-
 import pytest
 import tiny
 import torch
