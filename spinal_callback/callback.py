@@ -54,8 +54,8 @@ class SpinalCallback(TrainerCallback):
         spinal/overhead                 share of wall time spent probing so far
 
     A resumed run goes on with the trace and the reference of the run that made the checkpoint; with another
-    `output_dir` it takes both along, as long as the first run's folder is where it was or was moved as a whole. Where no
-    reference is found it says so: an adapter run is held against the policy without adapters, another against the
+    `output_dir` it takes both along, as long as the first run's folder is where it was or was moved as a whole. Where
+    no reference is found it says so: an adapter run is held against the policy without adapters, another against the
     policy as it is then, and an older trace is kept as `trace_before_{step}.jsonl`.
 
     Raises:
