@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -33,7 +36,7 @@ class TerminalSink:
             return
         say("\n" + summary(self._trace))
         if self._path is not None:
-            say(f"\ntrace    {self._path}\nnext     spinal show {self._path}")
+            say(f"\ntrace    {self._path}\nnext     {_command()} show {self._path}")
 
 
 def say(text: str) -> None:
@@ -101,6 +104,11 @@ def picture(trace: Trace, width: int = 110, height: int = 18) -> str:
         depth = trace.header.layers
         plotext.xticks(sorted({1, depth, *(round(depth * i / 5) for i in range(1, 5))}))
     return str(plotext.uncolorize(plotext.build()))
+
+
+def _command() -> str:
+    """How `spinal` is called from here: an environment that is not activated has it beside its Python."""
+    return "spinal" if shutil.which("spinal") else os.path.relpath(Path(sys.executable).parent / "spinal")
 
 
 def _before_after(before: float, after: float) -> str:
