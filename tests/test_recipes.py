@@ -50,7 +50,7 @@ def test_quickstart_on_another_model(model, tmp_path):
         "spinal  step 4",
         "late mean",
         "contraction alpha",
-        "next     spinal show run/_spinal",
+        "spinal show run/_spinal",
     ):
         assert words in out
     assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
