@@ -21,7 +21,7 @@ from .drift import Detector
 from .probe import Probe
 from .prompts import PromptSet, collect
 from .records import LEVELS, Alert, Header, Record, SpinalConfig
-from .schedule import Schedule
+from .schedule import Clock, Schedule
 from .sinks import Fanout, JsonLinesSink, Sink, WandbSink
 from .terminal import TerminalSink, say
 from .undisturbed import random_states_kept
@@ -107,7 +107,7 @@ class SpinalCallback(TrainerCallback):
         folder = Path(args.output_dir or ".")
         home = self._resume(folder, state, device)
         ranks.together(lambda: self._open_sinks(folder, home, state, model), device)
-        self._clock = _Clock(state.global_step)
+        self._clock = Clock(state.global_step)
         if probe.start is None:
             self._guarded(
                 lambda: ranks.together(probe.take_reference, device), state, "no reading of the policy without adapters"
@@ -185,6 +185,10 @@ class SpinalCallback(TrainerCallback):
         if none and not self._said_gradients:
             self._said_gradients = True
             self._say("the layers' gradients are not to be had here: no gradient concentration and no score")
+        self._remember(state, probe)
+
+    def _remember(self, state: TrainerState, probe: Probe) -> None:
+        """What a resumed run goes on with."""
         _remembered(state)[KEY] = {
             "last": state.global_step,
             "interval": self._schedule.interval,
@@ -291,23 +295,6 @@ class SpinalCallback(TrainerCallback):
                 config=self.config.to_json(),
             )
         )
-
-
-class _Clock:
-    """Wall time since training began, and how much of it went into probing."""
-
-    def __init__(self, step: int) -> None:
-        self._began, self._probing, self._first = time.perf_counter(), 0.0, step
-
-    def probed(self, seconds: float) -> float:
-        """Adds a probe; returns the share of wall time spent probing so far."""
-        self._probing += seconds
-        return self._probing / max(time.perf_counter() - self._began, 1e-9)
-
-    def step_seconds(self, step: int) -> float:
-        """Mean time of a training step without probes; 0 before the first."""
-        steps = step - self._first
-        return (time.perf_counter() - self._began - self._probing) / steps if steps else 0.0
 
 
 def _named(sinks: Iterable[Sink | str] | None) -> list[Any]:

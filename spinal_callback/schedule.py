@@ -1,8 +1,9 @@
-"""When to probe: a step is due or not, by its number and by what all ranks have agreed on alone."""
+"""When to probe: a step is due or not, by its number and by what all ranks have agreed on alone. What it cost."""
 
 from __future__ import annotations
 
 import math
+import time
 
 FIRST = 5  # the first probe after step 0 with every="auto": by then a training step has a time
 FLOOR, CEILING = 1, 500  # steps between probes with every="auto"
@@ -37,3 +38,20 @@ class Schedule:
     def probed(self, step: int, interval: int) -> None:
         """Notes a probe at `step` and the interval that all ranks adopt after it."""
         self.last, self.interval = step, interval
+
+
+class Clock:
+    """Wall time since training began, and how much of it went into probing."""
+
+    def __init__(self, step: int) -> None:
+        self._began, self._probing, self._first = time.perf_counter(), 0.0, step
+
+    def probed(self, seconds: float) -> float:
+        """Adds a probe; returns the share of wall time spent probing so far."""
+        self._probing += seconds
+        return self._probing / max(time.perf_counter() - self._began, 1e-9)
+
+    def step_seconds(self, step: int) -> float:
+        """Mean time of a training step without probes; 0 before the first."""
+        steps = step - self._first
+        return (time.perf_counter() - self._began - self._probing) / steps if steps else 0.0
