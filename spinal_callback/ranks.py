@@ -136,7 +136,7 @@ def plain_head(model: Any, head: nn.Module) -> Iterator[None]:
         out, width = head.weight.shape  # type: ignore[misc]
         plain = nn.utils.skip_init(nn.Linear, width, out, bias=getattr(head, "bias", None) is not None)
         for name, value in head.named_parameters():
-            plain._parameters[name] = nn.Parameter(value.detach().clone(), requires_grad=False)
+            plain._parameters[name] = nn.Parameter(value.detach(), requires_grad=False)  # its storage outlives `whole`
     model.set_output_embeddings(plain)
     try:
         yield

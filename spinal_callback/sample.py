@@ -108,8 +108,8 @@ class Sampler:
         if ranks.is_fsdp(model):
             found.forward = anatomy.through_root(model)
         tokens = min(self._prompts.ids, key=len)[:16]
-        with undisturbed(model), ranks.plain_head(model, found.head):
-            with self._precision(), self._survival() as failures:
+        with undisturbed(model):
+            with ranks.plain_head(model, found.head), self._precision(), self._survival() as failures:
                 states, logits = anatomy.observe(model, found, tokens, self.device)
             _raise_first(failures)
             with ranks.whole(found.norm, found.head):

@@ -1,4 +1,4 @@
-"""Runs scenarios of `worker.py` under torchrun with two gloo ranks, within a time limit."""
+"""Runs scenarios of `worker.py`, or of another such file, under torchrun with two gloo ranks, within a time limit."""
 
 import json
 import os
@@ -10,13 +10,14 @@ from pathlib import Path
 TESTS = Path(__file__).parent
 
 
-def launch(folder, *scenarios, limit=150, killed_by_last=False):
+def launch(folder, *scenarios, limit=150, killed_by_last=False, worker="worker.py"):
     """Runs the scenarios, one after the other in the same two processes.
 
     Args:
         folder: where they work; each gets `folder/<scenario>`.
         limit: seconds after which the workers dump where they hang and end, then everything is killed.
         killed_by_last: whether the last scenario ends the processes.
+        worker: the file that has the scenarios.
 
     Returns:
         {scenario: [what rank 0 gave, what rank 1 gave]}; None for a rank that did not come to its end.
@@ -24,7 +25,7 @@ def launch(folder, *scenarios, limit=150, killed_by_last=False):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "WORKER_LIMIT": str(limit)}
     process = subprocess.Popen(
-        [*command, str(TESTS / "worker.py"), str(folder), *scenarios],
+        [*command, str(TESTS / worker), str(folder), *scenarios],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

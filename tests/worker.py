@@ -306,8 +306,18 @@ def sigterm(folder):
 # --- FSDP2
 
 
+def shard(trainer, reshard, dtype=None):
+    """Shards a trainer's policy by hand: on a CPU accelerate does not, and would wrap it in DDP."""
+    base = trainer.model.get_base_model() if hasattr(trainer.model, "get_base_model") else trainer.model
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32 if dtype else None)
+    for module in (*base.model.layers, trainer.model):
+        fully_shard(module, reshard_after_forward=reshard, mp_policy=policy)
+    prepare = trainer.accelerator.prepare_model
+    trainer.accelerator.prepare_model = lambda model, **kwargs: prepare(model, evaluation_mode=True, **kwargs)
+
+
 def sharded(folder, *callbacks, reshard, tied=False, adapters=False, dtype=None, max_steps=6):
-    """A DPOTrainer whose policy is sharded by hand: on a CPU accelerate does not, and would wrap it in DDP."""
+    """A run of a DPOTrainer whose policy is sharded by hand."""
     trainer = dpo(
         folder,
         *callbacks,
@@ -315,12 +325,7 @@ def sharded(folder, *callbacks, reshard, tied=False, adapters=False, dtype=None,
         peft_config=tiny.lora() if adapters else None,
         max_steps=max_steps,
     )
-    base = trainer.model.get_base_model() if adapters else trainer.model
-    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32 if dtype else None)
-    for module in (*base.model.layers, trainer.model):
-        fully_shard(module, reshard_after_forward=reshard, mp_policy=policy)
-    prepare = trainer.accelerator.prepare_model
-    trainer.accelerator.prepare_model = lambda model, **kwargs: prepare(model, evaluation_mode=True, **kwargs)
+    shard(trainer, reshard, dtype)
     trainer.train()
     return outcome(trainer, next((c for c in callbacks if isinstance(c, Seen)), None))
 
@@ -403,7 +408,7 @@ def fsdp_fails_in_a_layer(folder):
         Sampler._run = real
 
 
-def main():
+def main(scenarios_of):
     folder, *scenarios = sys.argv[1:]
     faulthandler.dump_traceback_later(float(os.environ.get("WORKER_LIMIT", "150")), exit=True)
     warnings.simplefilter("ignore")
@@ -411,7 +416,7 @@ def main():
     for name in scenarios:
         place, began = Path(folder) / name, time.perf_counter()
         place.mkdir(parents=True, exist_ok=True)
-        result = globals()[name](place)
+        result = scenarios_of[name](place)
         result["seconds"] = time.perf_counter() - began
         (place / f"rank{RANK}.json").write_text(json.dumps(result))
         print(f"rank {RANK}: {name} took {result['seconds']:.1f} s", flush=True)
@@ -422,4 +427,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(globals())
