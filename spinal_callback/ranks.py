@@ -122,26 +122,13 @@ def is_zero3(model: nn.Module) -> bool:
     return any(hasattr(p, "ds_id") for p in model.parameters())
 
 
-@contextlib.contextmanager
-def plain_head(model: Any, head: nn.Module) -> Iterator[None]:
-    """Inside, a ZeRO-3 model's head is a plain layer with the same weights. Else nothing happens.
+def root(model: Any) -> Any:
+    """What to call for the model's own logits.
 
-    A forward pass without gradients through an untied head before the first training step would make the first
-    backward pass fail: ZeRO-3's hooks on it have not seen the module trained yet.
+    Under ZeRO-3 not the model: its hooks would take the probe's pass for a training step, and the first step after it
+    would fail where it goes another way than that pass.
     """
-    if not is_zero3(head):
-        yield
-        return
-    with whole(head):
-        out, width = head.weight.shape  # type: ignore[misc]
-        plain = nn.utils.skip_init(nn.Linear, width, out, bias=getattr(head, "bias", None) is not None)
-        for name, value in head.named_parameters():
-            plain._parameters[name] = nn.Parameter(value.detach(), requires_grad=False)  # its storage outlives `whole`
-    model.set_output_embeddings(plain)
-    try:
-        yield
-    finally:
-        model.set_output_embeddings(head)
+    return model.forward if is_zero3(model) else model
 
 
 def settle(model: nn.Module) -> None:

@@ -109,8 +109,8 @@ class Sampler:
             found.forward = anatomy.through_root(model)
         tokens = min(self._prompts.ids, key=len)[:16]
         with undisturbed(model):
-            with ranks.plain_head(model, found.head), self._precision(), self._survival() as failures:
-                states, logits = anatomy.observe(model, found, tokens, self.device)
+            with self._precision(), self._survival() as failures:
+                states, logits = anatomy.observe(ranks.root(model), found, tokens, self.device)
             _raise_first(failures)
             with ranks.whole(found.norm, found.head):
                 anatomy.prove(model.config, found, states, logits, self._autocast)

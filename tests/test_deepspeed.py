@@ -1,29 +1,93 @@
-"""Two gloo ranks under torchrun with DeepSpeed on the CPU, each scenario a real DPOTrainer run: `worker_deepspeed.py`."""
+"""DeepSpeed on the CPU: two gloo ranks under torchrun, each scenario a real DPOTrainer run of `worker_deepspeed.py`."""
 
 import pytest
 import tiny
 from launch import launch
-from test_ranks import assert_same_reading, assert_twins, one_process
+from test_ranks import assert_same_reading, assert_twins, one_process, steps
+
+from spinal_callback import load_trace
 
 pytest.importorskip("deepspeed", reason="needs DeepSpeed: pip install 'spinal_callback[deepspeed]'")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-TWINS = ("zero1_untied", "zero2_tied", "zero3_untied", "zero3_tied")
+TWINS = ("zero1_untied", "zero1_tied", "zero2_untied", "zero2_tied", "zero3_untied", "zero3_tied")
+MORE = ("zero3_checkpointing", "zero3_adapters", "zero2_bfloat16", "zero3_bfloat16")
+CLOCKS = ("seconds", "overhead", "peak_bytes")
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """All scenarios in the same two processes. The first run of DeepSpeed on a machine compiles for a minute."""
     folder = tmp_path_factory.mktemp("deepspeed")
-    return folder, launch(folder, *TWINS, worker="worker_deepspeed.py", limit=400)
+    others = ("zero3_as_it_comes", "zero3_stops", "zero3_resumed", "zero3_gathered")
+    return folder, launch(folder, *TWINS, *MORE, *others, worker="worker_deepspeed.py", limit=450)
+
+
+def assert_as_in_one_process(folder, told, model):
+    alone = one_process(folder, told, model)
+    for reading, expected in zip((told["readings"][0], told["readings"][-1]), alone, strict=True):
+        assert_same_reading(reading, expected)
 
 
 @pytest.mark.parametrize("scenario", TWINS)
 def test_twins_and_readings(runs, scenario):
     folder, results = runs
     assert_twins(results[scenario])
-    told = results[scenario][0]["watched"]
     model = tiny.llama(tie_word_embeddings=scenario.endswith("_tied"))
-    alone = one_process(folder / scenario / "watched", told, model)
-    for reading, expected in zip((told["readings"][0], told["readings"][-1]), alone, strict=True):
-        assert_same_reading(reading, expected)
+    assert_as_in_one_process(folder / scenario / "watched", results[scenario][0]["watched"], model)
+
+
+@pytest.mark.parametrize("scenario", MORE)
+def test_other_twins(runs, scenario):
+    assert_twins(runs[1][scenario])
+
+
+def test_the_settings_that_deepspeed_has_by_itself(runs):
+    """It then keeps small parameters whole from step to step, but not in the step after a probe.
+
+    Only `total_flos` tells, which the Trainer makes of the parameters that happen to be whole at the end of a step.
+    """
+    folder, results = runs
+    for rank in results["zero3_as_it_comes"]:
+        for run in rank.values():
+            if isinstance(run, dict):
+                run["logs"][-1].pop("total_flos")
+    assert_twins(results["zero3_as_it_comes"])
+    told = results["zero3_as_it_comes"][0]["watched"]
+    assert_as_in_one_process(folder / "zero3_as_it_comes" / "watched", told, tiny.llama())
+
+
+def test_a_reading_when_training_ends_early(runs):
+    for rank in runs[1]["zero3_stops"]:
+        assert rank["plain"]["weights"] == rank["watched"]["weights"]
+        assert steps(rank["watched"]["readings"]) == [0, 2, 3] and rank["watched"]["alerts"] == []
+
+
+def test_gradient_concentration_is_left_out(runs):
+    for scenario in TWINS:
+        for rank in runs[1][scenario]:
+            assert all(r["gradient_concentration"] is None and r["score"] is None for r in rank["watched"]["readings"])
+            assert rank["said"].count("the layers' gradients are not to be had here") == 1 - rank["rank"]
+
+
+def test_a_resumed_run_reads_what_it_would_have_read(runs):
+    folder, results = runs
+    for rank in results["zero3_resumed"]:
+        through, resumed = rank["through"], rank["resumed"]
+        assert through["weights"] == resumed["weights"] and resumed["alerts"] == []
+        assert steps(resumed["readings"]) == [4, 5, 6]
+        for told, expected in zip(resumed["readings"], through["readings"][4:], strict=True):
+            assert {k: v for k, v in told.items() if k not in CLOCKS} == {
+                k: v for k, v in expected.items() if k not in CLOCKS
+            }
+    assert [r.step for r in load_trace(folder / "zero3_resumed").readings] == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_never_more_than_a_layer_head_and_norm_is_whole(runs):
+    model = tiny.llama()
+    layer, head = (sum(p.numel() for p in part.parameters()) for part in (model.model.layers[0], model.lm_head))
+    norm = model.model.norm.weight.numel()
+    for rank in runs[1]["zero3_gathered"]:
+        gathered = rank["gathered"]
+        assert 0 < gathered["in layers"] <= layer + head + norm
+        assert gathered["in lens"] == head + norm and gathered["after"] == 0

@@ -3,6 +3,8 @@
 As `worker.py`, but the model is loaded from a folder: with ZeRO-3 it is sharded while it is loaded.
 """
 
+import contextlib
+import io
 import os
 
 os.environ["DS_ACCELERATOR"] = "cpu"  # before deepspeed is imported
@@ -12,10 +14,14 @@ import tiny
 import torch
 import worker
 from accelerate.state import AcceleratorState
+from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
+from torch.nn.modules.module import register_module_forward_hook
+from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
-from worker import RANK, Seen, main
+from worker import RANK, Seen, main, outcome
 
-from spinal_callback import ranks, sample
+from spinal_callback import anatomy, ranks, sample
+from spinal_callback.sample import Sampler
 
 SMALL_BATCH = 35  # tokens: one rank has more batches of the probe than the other
 
@@ -38,7 +44,7 @@ SHARDED = {  # every parameter, however small, and as it is needed: by default a
 }
 
 
-def trained(folder, *callbacks, zero, tied=False, **arguments):
+def trained(folder, *callbacks, zero, tied=False, peft_config=None, resume=None, **arguments):
     AcceleratorState._reset_state()
     if not deepspeed.comm.is_initialized():
         deepspeed.init_distributed("gloo", auto_mpi_discovery=False)
@@ -69,8 +75,9 @@ def trained(folder, *callbacks, zero, tied=False, **arguments):
         train_dataset=tiny.preferences(),
         processing_class=tiny.tokenizer(),
         callbacks=list(callbacks),
+        peft_config=peft_config,
     )
-    trainer.train()
+    trainer.train(resume_from_checkpoint=resume)
     return outcome(trainer, next((c for c in callbacks if isinstance(c, Seen)), None))
 
 
@@ -84,7 +91,6 @@ def whole(model):
 
 
 worker.whole = whole
-outcome = worker.outcome
 
 
 def twins(folder, **how):
@@ -92,13 +98,23 @@ def twins(folder, **how):
     sample.BATCH_TOKENS = SMALL_BATCH
     try:
         plain = trained(folder / "plain", **how)
-        return {"plain": plain, "watched": trained(folder / "watched", callback, **how)}
+        with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.redirect_stderr(said):
+            watched = trained(folder / "watched", callback, **how)
+        return {"plain": plain, "watched": watched, "said": said.getvalue(), "rank": RANK}
     finally:
         sample.BATCH_TOKENS = usual
 
 
 def zero1_untied(folder):
     return twins(folder, zero=engine(1))
+
+
+def zero1_tied(folder):
+    return twins(folder, zero=engine(1), tied=True)
+
+
+def zero2_untied(folder):
+    return twins(folder, zero=engine(2))
 
 
 def zero2_tied(folder):
@@ -111,6 +127,87 @@ def zero3_untied(folder):
 
 def zero3_tied(folder):
     return twins(folder, zero=engine(3, **SHARDED), tied=True)
+
+
+def zero3_as_it_comes(folder):
+    """DeepSpeed's own settings, which keep small parameters whole, gradient checkpointing and two micro-batches."""
+    more = {"gradient_checkpointing": True, "gradient_accumulation_steps": 2}
+    return twins(folder, zero=engine(3), **more)
+
+
+def zero3_checkpointing(folder):
+    return twins(folder, zero=engine(3, **SHARDED), gradient_checkpointing=True)
+
+
+def zero3_adapters(folder):
+    return twins(folder, zero=engine(3, **SHARDED), peft_config=tiny.lora())
+
+
+def zero2_bfloat16(folder):
+    return twins(folder, zero=engine(2) | {"bf16": {"enabled": True}}, bf16=True)
+
+
+def zero3_bfloat16(folder):
+    return twins(folder, zero=engine(3, **SHARDED) | {"bf16": {"enabled": True}}, bf16=True)
+
+
+class Stops(TrainerCallback):
+    """Ends training after step 3, behind our callback's back: its last reading is taken when training ends."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step == 3
+
+
+def zero3_stops(folder):
+    how = {"zero": engine(3, **SHARDED)}
+    return {
+        "plain": trained(folder / "plain", Stops(), **how),
+        "watched": trained(folder / "watched", Seen(), Stops(), **how),
+    }
+
+
+def zero3_resumed(folder):
+    """Six steps, and again the last three of them from a checkpoint."""
+    how = {"zero": engine(3, stage3_param_persistence_threshold=0), "save_strategy": "steps", "save_steps": 3}
+    through = trained(folder, Seen(every=1), **how)
+    return {"through": through, "resumed": trained(folder, Seen(every=1), resume=str(folder / "checkpoint-3"), **how)}
+
+
+def zero3_gathered(folder):
+    """How many elements of the policy are whole at most, at any time in the probe, and how many after it."""
+    seen = {"in layers": 0, "in lens": 0, "after": 0}
+    probe, lens = {"prove": Sampler._prove, "sample": Sampler.sample}, anatomy.lens_chunks
+
+    def count(model, where):
+        held = [p for p in model.parameters() if getattr(p, "ds_status", None) != ZeroParamStatus.NOT_AVAILABLE]
+        whole_now = sum(getattr(p, "ds_numel", p.numel()) for p in held)  # a plain parameter is whole
+        seen[where] = max(seen[where], whole_now)
+
+    def counted(real):
+        def wrapper(self, *args, **kwargs):
+            def chunks(*a):
+                for item in lens(*a):
+                    count(self._model, "in lens")
+                    yield item
+
+            anatomy.lens_chunks = chunks
+            # of every module, and before its own hooks: what it needs is still gathered
+            handle = register_module_forward_hook(lambda *_: count(self._model, "in layers"))
+            try:
+                return real(self, *args, **kwargs)
+            finally:
+                anatomy.lens_chunks = lens
+                handle.remove()
+                count(self._model, "after")
+
+        return wrapper
+
+    Sampler._prove, Sampler.sample = counted(Sampler._prove), counted(Sampler.sample)
+    try:
+        result = trained(folder, Seen(), zero=engine(3, **SHARDED))
+    finally:
+        Sampler._prove, Sampler.sample = probe["prove"], probe["sample"]
+    return result | {"gathered": seen}
 
 
 if __name__ == "__main__":
