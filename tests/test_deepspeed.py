@@ -11,7 +11,7 @@ pytest.importorskip("deepspeed", reason="needs DeepSpeed: pip install 'spinal_ca
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 TWINS = ("zero1_untied", "zero1_tied", "zero2_untied", "zero2_tied", "zero3_untied", "zero3_tied")
-MORE = ("zero3_checkpointing", "zero3_adapters", "zero2_bfloat16", "zero3_bfloat16")
+MORE = ("zero3_checkpointing", "zero3_adapters")
 CLOCKS = ("seconds", "overhead", "peak_bytes")
 
 

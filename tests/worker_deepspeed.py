@@ -143,14 +143,6 @@ def zero3_adapters(folder):
     return twins(folder, zero=engine(3, **SHARDED), peft_config=tiny.lora())
 
 
-def zero2_bfloat16(folder):
-    return twins(folder, zero=engine(2) | {"bf16": {"enabled": True}}, bf16=True)
-
-
-def zero3_bfloat16(folder):
-    return twins(folder, zero=engine(3, **SHARDED) | {"bf16": {"enabled": True}}, bf16=True)
-
-
 class Stops(TrainerCallback):
     """Ends training after step 3, behind our callback's back: its last reading is taken when training ends."""
 
