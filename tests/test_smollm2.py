@@ -61,7 +61,8 @@ def test_bfloat16_errs_no_more_than_the_naive_method(smollm2):
     naive = exponents(hidden, 7.8e-3), transport
     names, mine = ("alpha", "transport"), (read.alpha, read.transport)
     for name, true, ours, theirs in zip(names, truth, mine, naive, strict=True):
-        errors = [float(np.abs(np.array(x) - true).mean()) for x in (ours, theirs)]
+        assert (np.isfinite(ours) == np.isfinite(theirs)).all()  # some have no tail above bfloat16's own rounding
+        errors = [float(np.nanmean(np.abs(np.array(x) - true))) for x in (ours, theirs)]
         print(f"\nSmolLM2, bfloat16, {name}: mean error {errors[0]:.2e}, naive {errors[1]:.2e}")
         assert errors[0] <= errors[1] * 1.05
 
