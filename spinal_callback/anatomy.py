@@ -28,6 +28,7 @@ SCALES = (
 LENS_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 Finish = Callable[[Tensor], Tensor]
+Gathered = Callable[[nn.Module], contextlib.AbstractContextManager[None]]
 
 
 @dataclass
@@ -155,22 +156,24 @@ def kept_states(layers: list[nn.Module], where: tuple[Tensor, Tensor], length: i
 
 
 @contextlib.contextmanager
-def surviving(anatomy: Anatomy) -> Iterator[list[Exception]]:
+def surviving(anatomy: Anatomy, gathered: Gathered) -> Iterator[list[Exception]]:
     """Inside, a decoder layer that raises gives back its input, and so do all after it. Yields what was raised.
 
-    A sharded forward pass is a collective: whatever fails on one rank, the gathering around every layer must go on.
+    A sharded forward pass is a collective: whatever fails on one rank, the gathering of every layer must go on.
+    `gathered(layer)` is entered around each layer, by every rank, whatever failed.
     """
     failures: list[Exception] = []
 
-    def guard(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def guard(layer: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
         def guarded(*args: Any, **kwargs: Any) -> Any:
-            try:
-                if not failures:
-                    output = forward(*args, **kwargs)
-                    anatomy.tuples = isinstance(output, tuple)
-                    return output
-            except Exception as error:
-                failures.append(error)
+            with gathered(layer):
+                try:
+                    if not failures:
+                        output = forward(*args, **kwargs)
+                        anatomy.tuples = isinstance(output, tuple)
+                        return output
+                except Exception as error:
+                    failures.append(error)
             h = args[0] if args else kwargs["hidden_states"]
             return (h,) if anatomy.tuples else h
 
@@ -179,7 +182,7 @@ def surviving(anatomy: Anatomy) -> Iterator[list[Exception]]:
     own = [layer.__dict__.get("forward") for layer in anatomy.layers]  # some libraries set one on the instance
     try:
         for layer in anatomy.layers:
-            layer.forward = guard(layer.forward)
+            layer.forward = guard(layer, layer.forward)
         yield failures
     finally:
         for layer, forward in zip(anatomy.layers, own, strict=True):

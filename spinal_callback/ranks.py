@@ -170,6 +170,29 @@ def whole(*modules: nn.Module) -> Iterator[None]:
             part._parameters[name] = p
 
 
+@contextlib.contextmanager
+def layer_whole(layer: nn.Module) -> Iterator[None]:
+    """Inside, a decoder layer can run, or fail, without a collective of its own. To be entered inside its call.
+
+    FSDP2's hook has gathered it by then. ZeRO-3 gathers part after part, and notes the order to compare it over ranks:
+    a rank that fails in between would leave the others waiting. So all parts are gathered here and their hooks are off.
+    """
+    parts = [part for part in layer.modules() if part is not layer] if is_zero3(layer) else []
+    hooks = [(part, name, part.__dict__[name]) for part in parts for name in ("_forward_pre_hooks", "_forward_hooks")]
+    with whole(layer) if parts else contextlib.nullcontext():
+        try:
+            for part, name, own in hooks:
+                setattr(part, name, type(own)((k, hook) for k, hook in own.items() if not _of_deepspeed(hook)))
+            yield
+        finally:
+            for part, name, own in hooks:
+                setattr(part, name, own)
+
+
+def _of_deepspeed(hook: Any) -> bool:
+    return getattr(hook, "__module__", "").startswith("deepspeed.")
+
+
 def squared_gradients(layers: Iterable[nn.Module], device: torch.device) -> Tensor:
     """Squared gradient norm of each layer's parameters as they are now, over all shards: `[L]`, float64.
 

@@ -188,7 +188,9 @@ class Sampler:
 
     def _survival(self) -> contextlib.AbstractContextManager[list[Exception]]:
         """Where a forward pass is a collective, a layer that fails on one rank must not end it there."""
-        return anatomy.surviving(self.anatomy) if ranks.is_fsdp(self._model) else contextlib.nullcontext([])
+        if ranks.is_fsdp(self._model) or ranks.is_zero3(self._model):
+            return anatomy.surviving(self.anatomy, ranks.layer_whole)
+        return contextlib.nullcontext([])
 
     def _positions(self, prompt: int) -> Tensor:
         """Token positions kept: the last of the prompt, or all those whose next token is one of the answer's."""

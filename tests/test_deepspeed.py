@@ -12,6 +12,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 TWINS = ("zero1_untied", "zero1_tied", "zero2_untied", "zero2_tied", "zero3_untied", "zero3_tied")
 MORE = ("zero3_checkpointing", "zero3_adapters")
+FAILING = ("zero3_fails_in_a_layer", "zero3_fails_as_it_comes")
 CLOCKS = ("seconds", "overhead", "peak_bytes")
 
 
@@ -20,7 +21,7 @@ def runs(tmp_path_factory):
     """All scenarios in the same two processes. The first run of DeepSpeed on a machine compiles for a minute."""
     folder = tmp_path_factory.mktemp("deepspeed")
     others = ("zero3_as_it_comes", "zero3_stops", "zero3_resumed", "zero3_gathered")
-    return folder, launch(folder, *TWINS, *MORE, *others, worker="worker_deepspeed.py", limit=450)
+    return folder, launch(folder, *TWINS, *MORE, *FAILING, *others, worker="worker_deepspeed.py", limit=450)
 
 
 def assert_as_in_one_process(folder, told, model):
@@ -55,6 +56,18 @@ def test_the_settings_that_deepspeed_has_by_itself(runs):
     assert_twins(results["zero3_as_it_comes"])
     told = results["zero3_as_it_comes"][0]["watched"]
     assert_as_in_one_process(folder / "zero3_as_it_comes" / "watched", told, tiny.llama())
+
+
+@pytest.mark.parametrize("scenario", FAILING)
+def test_a_layer_that_fails_on_one_rank_leaves_nobody_waiting(runs, scenario):
+    folder, results = runs
+    for rank in results[scenario]:
+        told = rank["watched"]
+        assert told["step"] == 6 and steps(told["readings"]) == [0, 1, 3, 4, 5, 6] and rank["batch"] == 2048
+        assert told["weights"] == rank["plain"]["weights"]
+    out_of_memory, failed = load_trace(folder / scenario / "watched").alerts
+    assert (out_of_memory.step, out_of_memory.rule) == (1, "probe_memory")
+    assert (failed.step, failed.rule) == (2, "probe_failed") and "rank 1: ArithmeticError('layer 5')" in failed.message
 
 
 def test_a_reading_when_training_ends_early(runs):

@@ -3,6 +3,7 @@
 A scenario is a function of its folder that returns JSON. What fails on one rank fails on rank 1: rank 0 has the trace.
 """
 
+import contextlib
 import faulthandler
 import hashlib
 import json
@@ -108,7 +109,7 @@ def dpo(folder, *callbacks, model=None, peft_config=None, **arguments):
 def digest(weights):
     sha = hashlib.sha256()
     for name, tensor in weights.items():
-        sha.update(name.encode() + tensor.numpy().tobytes())
+        sha.update(name.encode() + tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()
 
 
@@ -385,27 +386,39 @@ def fsdp_weights_change(folder):
         ranks.settle = real
 
 
-def fsdp_fails_in_a_layer(folder):
-    """On rank 1 layer 5 runs out of memory in the second reading and raises in the third: rank 0 waits at layer 6."""
-    callback, real, calls = Seen(), Sampler._run, []
+@contextlib.contextmanager
+def failing_in_layer_5():
+    """On rank 1 a part of layer 5 runs out of memory in the second reading and raises in the third.
+
+    It is a hook behind the layer's MLP that does: by then half the layer is done, and rank 0 waits at the next.
+    """
+    real, calls = Sampler._run, []
 
     def run(self, shares):
         calls.append(1)
-        layer = self.anatomy.layers[4]
         error = {2: torch.OutOfMemoryError("layer 5"), 4: ArithmeticError("layer 5")}.get(len(calls))
-        forward = layer.forward
-        if RANK == 1 and error is not None:
-            layer.forward = lambda *args, **kwargs: (_ for _ in ()).throw(error)
+
+        def fail(*_):
+            raise error
+
+        hook = self.anatomy.layers[4].mlp.register_forward_hook(fail) if RANK == 1 and error is not None else None
         try:
             return real(self, shares)
         finally:
-            layer.forward = forward
+            if hook is not None:
+                hook.remove()
 
     Sampler._run = run
     try:
-        return sharded(folder, callback, reshard=True) | {"batch": callback._probe.sampler.batch_tokens}
+        yield
     finally:
         Sampler._run = real
+
+
+def fsdp_fails_in_a_layer(folder):
+    callback = Seen()
+    with failing_in_layer_5():
+        return sharded(folder, callback, reshard=True) | {"batch": callback._probe.sampler.batch_tokens}
 
 
 def main(scenarios_of):

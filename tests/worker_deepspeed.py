@@ -18,7 +18,7 @@ from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 from torch.nn.modules.module import register_module_forward_hook
 from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
-from worker import RANK, Seen, main, outcome
+from worker import RANK, Seen, failing_in_layer_5, main, outcome
 
 from spinal_callback import anatomy, ranks, sample
 from spinal_callback.sample import Sampler
@@ -163,6 +163,23 @@ def zero3_resumed(folder):
     how = {"zero": engine(3, stage3_param_persistence_threshold=0), "save_strategy": "steps", "save_steps": 3}
     through = trained(folder, Seen(every=1), **how)
     return {"through": through, "resumed": trained(folder, Seen(every=1), resume=str(folder / "checkpoint-3"), **how)}
+
+
+def fails_in_a_layer(folder, **zero):
+    callback, how = Seen(every=1), {"zero": engine(3, **zero)}
+    plain = trained(folder / "plain", **how)
+    with failing_in_layer_5():
+        watched = trained(folder / "watched", callback, **how)
+    return {"plain": plain, "watched": watched, "batch": callback._probe.sampler.batch_tokens}
+
+
+def zero3_fails_in_a_layer(folder):
+    return fails_in_a_layer(folder, **SHARDED)
+
+
+def zero3_fails_as_it_comes(folder):
+    """With prefetching: from the second step on DeepSpeed compares over ranks what it has noted of the last one."""
+    return fails_in_a_layer(folder)
 
 
 def zero3_gathered(folder):
