@@ -225,7 +225,7 @@ def lens_chunks(anatomy: Anatomy, states: Tensor, block: int) -> Iterator[tuple[
     Yields:
         slice of the vocabulary, logits `[L, R, c]`.
     """
-    # `forward`, not a call: the hooks of FSDP2 and ZeRO-3 would shard weights that `ranks.whole` has gathered
+    # `forward`, not a call: the hooks of FSDP2 would shard weights that `ranks.whole` has gathered
     x = anatomy.norm.forward(states.to(_device(anatomy.norm, states.device)))
     if not _is_plain(anatomy.head):  # LoRA or quantization around it: `.weight` is not the whole story
         z = anatomy.finish(anatomy.head.forward(x.to(_device(anatomy.head, x.device))).float())

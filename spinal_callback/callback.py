@@ -102,8 +102,8 @@ class SpinalCallback(TrainerCallback):
         for what, digest in (("prompts", prompts.hash), ("config", _digest(self.config.to_json()))):
             if not ranks.alike(digest, device):
                 raise ValueError(f"{what} must be the same on every rank, but the ranks' hashes differ")
-        autocast = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
-        probe = self._probe = ranks.together(lambda: Probe(model, prompts, self.config, autocast, device), device)
+        precision = ranks.autocast(args)
+        probe = self._probe = ranks.together(lambda: Probe(model, prompts, self.config, precision, device), device)
         folder = Path(args.output_dir or ".")
         home = self._resume(folder, state, device)
         ranks.together(lambda: self._open_sinks(folder, home, state, model), device)

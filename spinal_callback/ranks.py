@@ -144,16 +144,18 @@ def settle(model: nn.Module) -> None:
 
 @contextlib.contextmanager
 def whole(*modules: nn.Module) -> Iterator[None]:
-    """Inside, the parameters of `modules` are whole on every rank. A collective where they are sharded.
+    """Inside, the parameters of `modules` are whole on every rank, and what runs there may fail on one of them.
 
-    Call the modules' `forward` there, not the modules: FSDP2's and ZeRO-3's hooks would shard them again.
+    A collective where they are sharded, and only on the way in and out. Call the modules' `forward` there, not the
+    modules: FSDP2's hooks would shard them again. Around a layer, this belongs inside its call: FSDP2 has gathered it
+    by then, but ZeRO-3 would gather part after part, and a rank that failed in between would leave the others waiting.
     """
     parts = [part for module in modules for part in module.modules()]
     zero3 = [p for part in parts for p in part._parameters.values() if hasattr(p, "ds_id")]
     if zero3:
         import deepspeed  # type: ignore[import-not-found, unused-ignore]
 
-        with deepspeed.zero.GatheredParameters(zero3, modifier_rank=None):
+        with deepspeed.zero.GatheredParameters(zero3, modifier_rank=None), _unhooked(parts):
             yield
         return
     every: list[tuple[Any, str, Any]] = [(m, name, p) for m in parts for name, p in m._parameters.items()]
@@ -171,26 +173,35 @@ def whole(*modules: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def layer_whole(layer: nn.Module) -> Iterator[None]:
-    """Inside, a decoder layer can run, or fail, without a collective of its own. To be entered inside its call.
-
-    FSDP2's hook has gathered it by then. ZeRO-3 gathers part after part, and notes the order to compare it over ranks:
-    a rank that fails in between would leave the others waiting. So all parts are gathered here and their hooks are off.
-    """
-    parts = [part for part in layer.modules() if part is not layer] if is_zero3(layer) else []
+def _unhooked(parts: list[nn.Module]) -> Iterator[None]:
+    """Inside, calls of `parts` run no hooks of DeepSpeed: they shard again, and note an order to compare over ranks."""
     hooks = [(part, name, part.__dict__[name]) for part in parts for name in ("_forward_pre_hooks", "_forward_hooks")]
-    with whole(layer) if parts else contextlib.nullcontext():
-        try:
-            for part, name, own in hooks:
-                setattr(part, name, type(own)((k, hook) for k, hook in own.items() if not _of_deepspeed(hook)))
-            yield
-        finally:
-            for part, name, own in hooks:
-                setattr(part, name, own)
+    try:
+        for part, name, own in hooks:
+            setattr(part, name, type(own)((k, hook) for k, hook in own.items() if not _of_deepspeed(hook)))
+        yield
+    finally:
+        for part, name, own in hooks:
+            setattr(part, name, own)
 
 
 def _of_deepspeed(hook: Any) -> bool:
     return getattr(hook, "__module__", "").startswith("deepspeed.")
+
+
+def autocast(args: Any) -> torch.dtype | None:
+    """The dtype that training's forward passes are autocast to; None: they run in that of the weights.
+
+    DeepSpeed turns the Trainer's autocast off: with bf16 it makes the weights bfloat16. It has a setting of its own.
+    """
+    if getattr(args, "deepspeed_plugin", None) is None:
+        return torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+    from deepspeed.runtime import config as deepspeed  # type: ignore[import-not-found, unused-ignore]
+
+    own = args.deepspeed_plugin.deepspeed_config
+    if not deepspeed.get_torch_autocast_enabled(own):
+        return None
+    return deepspeed.get_torch_autocast_dtype(own) or torch.get_autocast_dtype(args.device.type)
 
 
 def squared_gradients(layers: Iterable[nn.Module], device: torch.device) -> Tensor:

@@ -189,7 +189,7 @@ class Sampler:
     def _survival(self) -> contextlib.AbstractContextManager[list[Exception]]:
         """Where a forward pass is a collective, a layer that fails on one rank must not end it there."""
         if ranks.is_fsdp(self._model) or ranks.is_zero3(self._model):
-            return anatomy.surviving(self.anatomy, ranks.layer_whole)
+            return anatomy.surviving(self.anatomy, ranks.whole)
         return contextlib.nullcontext([])
 
     def _positions(self, prompt: int) -> Tensor:

@@ -3,6 +3,7 @@
 import pytest
 import tiny
 from launch import launch
+from peft import get_peft_model
 from test_ranks import assert_same_reading, assert_twins, one_process, steps
 
 from spinal_callback import load_trace
@@ -12,6 +13,17 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 TWINS = ("zero1_untied", "zero1_tied", "zero2_untied", "zero2_tied", "zero3_untied", "zero3_tied")
 MORE = ("zero3_checkpointing", "zero3_adapters")
+HEADS = {
+    "zero3_head_saved": {"modules_to_save": ["lm_head"]},
+    "zero3_head_adapted": {"target_modules": ["q_proj", "lm_head"]},
+}
+PRECISIONS = {  # whether training autocasts, and the dtype of its weights and of what flows between the layers
+    "zero1_bfloat16": (False, "bfloat16"),
+    "zero2_bfloat16": (False, "bfloat16"),
+    "zero3_bfloat16": (False, "bfloat16"),
+    "zero3_not_cast": (False, "float32"),
+    "zero3_autocast": (True, "float32"),
+}
 FAILING = ("zero3_fails_in_a_layer", "zero3_fails_as_it_comes")
 CLOCKS = ("seconds", "overhead", "peak_bytes")
 
@@ -22,6 +34,12 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("deepspeed")
     others = ("zero3_as_it_comes", "zero3_stops", "zero3_resumed", "zero3_gathered")
     return folder, launch(folder, *TWINS, *MORE, *FAILING, *others, worker="worker_deepspeed.py", limit=450)
+
+
+@pytest.fixture(scope="module")
+def more_runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("deepspeed_more")
+    return folder, launch(folder, *HEADS, *PRECISIONS, worker="worker_deepspeed.py", limit=450)
 
 
 def assert_as_in_one_process(folder, told, model):
@@ -41,6 +59,26 @@ def test_twins_and_readings(runs, scenario):
 @pytest.mark.parametrize("scenario", MORE)
 def test_other_twins(runs, scenario):
     assert_twins(runs[1][scenario])
+
+
+@pytest.mark.parametrize("scenario", HEADS)
+def test_a_head_that_is_an_adapter_or_has_one(more_runs, scenario):
+    folder, results = more_runs
+    assert_twins(results[scenario])
+    model = get_peft_model(tiny.llama(), tiny.lora(**HEADS[scenario])).eval()
+    assert_as_in_one_process(folder / scenario / "watched", results[scenario][0]["watched"], model)
+
+
+@pytest.mark.parametrize("scenario", PRECISIONS)
+def test_the_probe_runs_in_the_precision_that_training_does(more_runs, scenario):
+    folder, results = more_runs
+    assert_twins(results[scenario])
+    autocast, dtype = PRECISIONS[scenario]
+    for rank in results[scenario]:
+        expected = [[autocast, f"torch.{dtype}", f"torch.{dtype}"]]
+        assert rank["forwards"] == {"training": expected, "probe": expected}
+    if scenario == "zero3_not_cast":  # in bfloat16 a reading depends on how the prompts are batched
+        assert_as_in_one_process(folder / scenario / "watched", results[scenario][0]["watched"], tiny.llama())
 
 
 def test_the_settings_that_deepspeed_has_by_itself(runs):

@@ -9,7 +9,7 @@ import reference
 import tiny
 import torch
 from launch import launch
-from test_callback import digest
+from twins import digest
 
 from spinal_callback import SpinalConfig, load_trace, ranks
 from spinal_callback.probe import Probe

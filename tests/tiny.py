@@ -45,10 +45,11 @@ def llama(layers=9, width=32, vocabulary=100, seed=0, **fields):
 
 
 def lora(**fields):
-    """Adapters at two projections of each layer."""
+    """Adapters at two projections of each layer, or where told."""
     from peft import LoraConfig
 
-    return LoraConfig(r=4, lora_dropout=0.1, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", **fields)
+    settings = {"r": 4, "lora_dropout": 0.1, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
+    return LoraConfig(**settings | fields)
 
 
 def tokenizer(chat=True):

@@ -15,9 +15,11 @@ import torch
 import worker
 from accelerate.state import AcceleratorState
 from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
+from peft import get_peft_model
 from torch.nn.modules.module import register_module_forward_hook
-from transformers import TrainerCallback
+from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 from trl import DPOConfig, DPOTrainer
+from twins import SETTINGS, language_rows
 from worker import RANK, Seen, failing_in_layer_5, main, outcome
 
 from spinal_callback import anatomy, ranks, sample
@@ -44,7 +46,7 @@ SHARDED = {  # every parameter, however small, and as it is needed: by default a
 }
 
 
-def trained(folder, *callbacks, zero, tied=False, peft_config=None, resume=None, **arguments):
+def trained(folder, *callbacks, zero, tied=False, peft_config=None, head=False, resume=None, **arguments):
     AcceleratorState._reset_state()
     if not deepspeed.comm.is_initialized():
         deepspeed.init_distributed("gloo", auto_mpi_discovery=False)
@@ -52,33 +54,32 @@ def trained(folder, *callbacks, zero, tied=False, peft_config=None, resume=None,
     if RANK == 0:
         tiny.llama(attention_dropout=0.2, tie_word_embeddings=tied).save_pretrained(home)
     torch.distributed.barrier()
-    settings = {
-        "max_steps": 6,
-        "per_device_train_batch_size": 2,
-        "learning_rate": 1e-3,
-        "max_length": 64,
-        "activation_checkpointing": False,
-        "disable_dropout": False,
-        "use_cpu": True,
-        "bf16": False,
-        "disable_tqdm": True,
-        "report_to": [],
-        "save_strategy": "no",
-        "logging_steps": 1,
-        "dataloader_pin_memory": False,
-        "deepspeed": zero,
-    }
+    settings = {**SETTINGS, "deepspeed": zero} | arguments
     torch.manual_seed(0)
-    trainer = DPOTrainer(
-        str(home),
-        args=DPOConfig(output_dir=str(folder), **settings | arguments),
-        train_dataset=tiny.preferences(),
-        processing_class=tiny.tokenizer(),
-        callbacks=list(callbacks),
-        peft_config=peft_config,
-    )
+    if head:
+        trainer = head_adapted(folder, home, settings, callbacks)
+    else:
+        trainer = DPOTrainer(
+            str(home),
+            args=DPOConfig(output_dir=str(folder), max_length=64, disable_dropout=False, **settings),
+            train_dataset=tiny.preferences(),
+            processing_class=tiny.tokenizer(),
+            callbacks=list(callbacks),
+            peft_config=peft_config,
+        )
     trainer.train(resume_from_checkpoint=resume)
     return outcome(trainer, next((c for c in callbacks if isinstance(c, Seen)), None))
+
+
+def head_adapted(folder, home, settings, callbacks):
+    arguments = TrainingArguments(output_dir=str(folder), **settings)  # before the model: it is sharded while loaded
+    model = AutoModelForCausalLM.from_pretrained(home)
+    return Trainer(
+        get_peft_model(model, tiny.lora(target_modules=["q_proj", "lm_head"])),
+        args=arguments,
+        train_dataset=language_rows(),
+        callbacks=list(callbacks),
+    )
 
 
 def whole(model):
@@ -93,54 +94,108 @@ def whole(model):
 worker.whole = whole
 
 
-def twins(folder, **how):
+def pair(folder, *others, **how):
     callback, usual = Seen(), sample.BATCH_TOKENS
     sample.BATCH_TOKENS = SMALL_BATCH
     try:
         plain = trained(folder / "plain", **how)
         with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.redirect_stderr(said):
-            watched = trained(folder / "watched", callback, **how)
+            watched = trained(folder / "watched", callback, *others, **how)
         return {"plain": plain, "watched": watched, "said": said.getvalue(), "rank": RANK}
     finally:
         sample.BATCH_TOKENS = usual
 
 
 def zero1_untied(folder):
-    return twins(folder, zero=engine(1))
+    return pair(folder, zero=engine(1))
 
 
 def zero1_tied(folder):
-    return twins(folder, zero=engine(1), tied=True)
+    return pair(folder, zero=engine(1), tied=True)
 
 
 def zero2_untied(folder):
-    return twins(folder, zero=engine(2))
+    return pair(folder, zero=engine(2))
 
 
 def zero2_tied(folder):
-    return twins(folder, zero=engine(2), tied=True)
+    return pair(folder, zero=engine(2), tied=True)
 
 
 def zero3_untied(folder):
-    return twins(folder, zero=engine(3, **SHARDED))
+    return pair(folder, zero=engine(3, **SHARDED))
 
 
 def zero3_tied(folder):
-    return twins(folder, zero=engine(3, **SHARDED), tied=True)
+    return pair(folder, zero=engine(3, **SHARDED), tied=True)
 
 
 def zero3_as_it_comes(folder):
     """DeepSpeed's own settings, which keep small parameters whole, gradient checkpointing and two micro-batches."""
     more = {"gradient_checkpointing": True, "gradient_accumulation_steps": 2}
-    return twins(folder, zero=engine(3), **more)
+    return pair(folder, zero=engine(3), **more)
 
 
 def zero3_checkpointing(folder):
-    return twins(folder, zero=engine(3, **SHARDED), gradient_checkpointing=True)
+    return pair(folder, zero=engine(3, **SHARDED), gradient_checkpointing=True)
 
 
 def zero3_adapters(folder):
-    return twins(folder, zero=engine(3, **SHARDED), peft_config=tiny.lora())
+    return pair(folder, zero=engine(3, **SHARDED), peft_config=tiny.lora())
+
+
+def zero3_head_saved(folder):
+    """A head that is trained whole beside the adapters: PEFT's wrapper calls it as a module of its own."""
+    return pair(folder, zero=engine(3, **SHARDED), peft_config=tiny.lora(modules_to_save=["lm_head"]))
+
+
+def zero3_head_adapted(folder):
+    """Adapters on the head, with transformers' Trainer: DPOTrainer refuses them."""
+    return pair(folder, zero=engine(3, **SHARDED), head=True)
+
+
+class Forwards(TrainerCallback):
+    """In what precision layer 4's first projection runs, in training and in the probe."""
+
+    def __init__(self):
+        self.seen = {}
+
+    def on_init_end(self, args, state, control, model=None, **kwargs):
+        def look(module, args):
+            weight = next(iter(module._parameters.values()))  # not by name: ZeRO-3 would gather it
+            how = [torch.is_autocast_enabled("cpu"), str(weight.dtype), str(args[0].dtype)]
+            seen = self.seen.setdefault("training" if module.training else "probe", [])
+            if how not in seen:
+                seen.append(how)
+
+        model.model.layers[3].self_attn.q_proj.register_forward_pre_hook(look)
+
+
+def precision(folder, zero, **arguments):
+    looks = Forwards()
+    result = pair(folder, looks, zero=zero, **arguments)
+    return result | {"forwards": looks.seen}
+
+
+def zero1_bfloat16(folder):
+    return precision(folder, engine(1) | {"bf16": {"enabled": "auto"}}, bf16=True)
+
+
+def zero2_bfloat16(folder):
+    return precision(folder, engine(2) | {"bf16": {"enabled": "auto"}}, bf16=True)
+
+
+def zero3_bfloat16(folder):
+    return precision(folder, engine(3, **SHARDED) | {"bf16": {"enabled": "auto"}}, bf16=True)
+
+
+def zero3_not_cast(folder):
+    """Without a section of its own for bf16 DeepSpeed leaves sharded weights as they were loaded: float32."""
+    return precision(folder, engine(3, **SHARDED), bf16=True)
+
+
+def zero3_autocast(folder):
+    return precision(folder, engine(3, **SHARDED) | {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}})
 
 
 class Stops(TrainerCallback):
