@@ -1,0 +1,253 @@
+"""One DPO run of the suite: `python scripts/stability/run.py --tier small --arm x10-full --seed 0`.
+
+Writes `traces/<tier>/<arm>-s<seed>.jsonl.gz`, the SPINAL trace as the callback gives it (no alerts: rules are replayed over
+it), and `<arm>-s<seed>.truth.json`: the held-out measures, and the columns of the Trainer's own log.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import gzip
+import json
+import math
+import os
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pairs
+import torch
+from arms import ARMS, EVERY, SPIKE, TIERS, Arm, Job, Tier
+from datasets import Dataset
+from harm import HeldOut
+from transformers import PrinterCallback, TrainerCallback
+from trl import DPOConfig, DPOTrainer
+
+from spinal_callback import MemorySink, SpinalCallback
+from spinal_callback.records import Header, Reading, Record, dump_record
+
+HERE = Path(__file__).parent
+TRACES = HERE / "traces"
+LOGGED = ("loss", "grad_norm", "learning_rate", "entropy", "mean_token_accuracy") + tuple(
+    f"{name}/{which}" for name in ("rewards", "logps") for which in ("chosen", "rejected")
+)
+LOGGED += ("rewards/accuracies", "rewards/margins")
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What runs of a tier share; loaded once in a process."""
+
+    tier: Tier
+    model: Any
+    tokenizer: Any
+    label: str
+    hh: Path | None = None
+
+    def rows(self, arm: Arm) -> tuple[list[pairs.Row], list[pairs.Row]]:
+        """(training, held out) rows of an arm."""
+        if arm.hh and self.hh is None:
+            raise ValueError(f"{arm.name} trains on HH harmless pairs: give their file with --hh")
+        training, held = pairs.harmless(self.hh) if arm.hh and self.hh else pairs.own()
+        return pairs.short(training, self.tokenizer, self.tier.max_length), held
+
+
+def setting(tier: str, cache: Path, hh: Path | None) -> Setting:
+    """Loads the tier's model and tokenizer."""
+    if tier == "small":
+        from small import small
+
+        return Setting(TIERS[tier], *small(cache), label="small", hh=hh)
+    sys.path.insert(0, str(HERE.parent.parent / "recipes"))
+    from smollm2 import smollm2
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = smollm2()
+    model = AutoModelForCausalLM.from_pretrained(path, dtype="float32")
+    return Setting(TIERS[tier], model, AutoTokenizer.from_pretrained(path), label=path.name, hh=hh)
+
+
+class Destabilizer(TrainerCallback):
+    """What an arm does to training beside its data and its constants."""
+
+    def __init__(self, arm: Arm, tier: Tier, seed: int) -> None:
+        self._arm, self._tier, self._seed = arm, tier, seed
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        since = state.global_step - self._tier.onset
+        if self._arm.spike != 1 and 0 <= since < SPIKE:
+            for group in kwargs["optimizer"].param_groups:  # the scheduler sets it anew after every step
+                group["lr"] *= self._arm.spike
+        if self._arm.noise and since == 0:
+            self._shake(kwargs["model"])
+
+    def _shake(self, model: Any) -> None:
+        generator = torch.Generator().manual_seed(self._seed)
+        layers = model.get_decoder().layers
+        with torch.no_grad():
+            for layer in layers[-math.ceil(len(layers) / 3) :]:
+                for weight in (p for p in layer.parameters() if p.dim() == 2):
+                    noise = torch.randn(weight.shape, generator=generator).to(weight.device)
+                    weight += noise * weight.std() * self._arm.noise
+
+
+class Examined(TrainerCallback):
+    """Takes the held-out measures at step 0 and every `EVERY` steps."""
+
+    def __init__(self, measure: HeldOut) -> None:
+        self._measure = measure
+        self.columns: dict[str, list[float]] = {}
+
+    def _look(self, step: int, model: Any) -> None:
+        for name, value in {"step": step, **self._measure(model)}.items():
+            self.columns.setdefault(name, []).append(value)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._look(0, kwargs["model"])
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step % EVERY == 0 or state.global_step == state.max_steps:
+            self._look(state.global_step, kwargs["model"])
+
+
+def run(where: Setting, arm: Arm, seed: int, steps: int | None = None) -> tuple[list[Record], dict[str, Any]]:
+    """Trains; (the trace's records, the truth). `steps`: end the run earlier, to try it out."""
+    began, tier = time.perf_counter(), where.tier
+    training, held = where.rows(arm)
+    sink, examined = MemorySink(), Examined(HeldOut(where.tokenizer, held, tier))
+    # the prompts are the training data's, as they are by default; but without what an arm does to its rows
+    spinal = SpinalCallback(every=EVERY, prompts=Dataset.from_list(training), sinks=[sink])
+    with tempfile.TemporaryDirectory() as folder:
+        args = _config(folder, tier, arm, seed, steps or tier.steps)
+        rows = pairs.script(training, arm, tier, seed)[: args.max_steps * tier.batch]
+        trainer = DPOTrainer(
+            copy.deepcopy(where.model),
+            ref_model=None if arm.lora else copy.deepcopy(where.model),
+            args=args,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=where.tokenizer,
+            peft_config=_adapters(seed) if arm.lora else None,
+            callbacks=[spinal, examined, Destabilizer(arm, tier, seed)],
+        )
+        if len(trainer.train_dataset) != len(rows):  # or "from a step on" would be another step
+            raise RuntimeError(f"the trainer dropped {len(rows) - len(trainer.train_dataset)} rows")
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    log = [row for row in trainer.state.log_history if "loss" in row]
+    columns = {"step": [row["step"] for row in log], **{key: [row.get(key) for row in log] for key in LOGGED}}
+    truth = {"tier": tier.name, "arm": arm.name, "seed": seed, "heldout": examined.columns, "log": columns}
+    return _kept(sink.records, where.label, args.max_steps), truth | {"seconds": time.perf_counter() - began}
+
+
+def _config(folder: str, tier: Tier, arm: Arm, seed: int, steps: int) -> DPOConfig:
+    return DPOConfig(
+        output_dir=folder,
+        max_steps=steps,
+        learning_rate=(tier.lora if arm.lora else tier.full) * arm.rate,
+        beta=arm.beta,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=arm.warmup,
+        per_device_train_batch_size=tier.batch,
+        max_length=tier.max_length,
+        train_sampling_strategy="sequential",  # the script's order is the run's
+        seed=seed,
+        activation_checkpointing=False,
+        bf16=False,
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        logging_steps=1,
+        logging_nan_inf_filter=True,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        log_level="error",
+    )
+
+
+def _adapters(seed: int) -> Any:
+    from peft import LoraConfig
+
+    torch.manual_seed(seed)  # TRL makes the adapters before it sets the run's seed
+    return LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def _kept(records: list[Record], label: str, steps: int) -> list[Record]:
+    """Header and readings, without this machine's folders. Raises RuntimeError if a reading is missing."""
+    kept = [r for r in records if isinstance(r, Header | Reading)]
+    missing = set(range(0, steps + 1, EVERY)) - {r.step for r in kept if isinstance(r, Reading)}
+    if missing:
+        raise RuntimeError(f"no reading at the steps {sorted(missing)}: {records[-1]}")
+    return [dataclasses.replace(r, model=label) if isinstance(r, Header) else r for r in kept]
+
+
+# --- files
+
+
+def written(tier: str, name: str) -> tuple[Path, Path]:
+    """Where a run's trace and truth are."""
+    return TRACES / tier / f"{name}.jsonl.gz", TRACES / tier / f"{name}.truth.json"
+
+
+def write(job: Job, records: list[Record], truth: dict[str, Any]) -> None:
+    """Both files, each whole or not at all, the truth last: where it is, the run is done."""
+    trace, told = written(job.tier, job.name)
+    trace.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(rounded(json.loads(dump_record(r))), separators=(",", ":")) for r in records]
+    packed = gzip.compress("".join(line + "\n" for line in lines).encode(), mtime=0)  # the same bytes for the same run
+    _replace(trace, packed)
+    _replace(told, (json.dumps(rounded(truth, 5), separators=(",", ":")) + "\n").encode())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    scratch = path.with_name(f"{path.name}.{os.getpid()}")
+    scratch.write_bytes(content)
+    scratch.replace(path)
+
+
+def rounded(value: Any, digits: int = 6) -> Any:
+    """Floats to so many significant digits; those that are not finite as null."""
+    if isinstance(value, dict):
+        return {k: rounded(v, digits) for k, v in value.items()}
+    if isinstance(value, list):
+        return [rounded(v, digits) for v in value]
+    if isinstance(value, float):
+        return float(f"{value:.{digits}g}") if math.isfinite(value) else None
+    return value
+
+
+def quiet() -> None:
+    """Suite runs are many: warnings of libraries on every one of them help nobody."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore")
+    import datasets
+
+    datasets.disable_progress_bars()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tier", choices=tuple(TIERS), required=True)
+    parser.add_argument("--arm", choices=[arm.name for arm in ARMS], required=True, metavar="ARM")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, help="try it out: end early, print the measures, write nothing")
+    parser.add_argument("--hh", type=Path, help="harmless-base-test.jsonl.gz of HH-RLHF")
+    parser.add_argument("--cache", type=Path, default=Path("runs/stability"), help="where the small model is kept")
+    args = parser.parse_args()
+    quiet()
+    (arm,) = (arm for arm in ARMS if arm.name == args.arm)
+    records, truth = run(setting(args.tier, args.cache, args.hh), arm, args.seed, args.steps)
+    if args.steps is None:
+        write(Job(args.tier, arm, args.seed), records, truth)
+    print(json.dumps(rounded(truth["heldout"], 4)), f"{truth['seconds']:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
