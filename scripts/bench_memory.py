@@ -43,7 +43,7 @@ def forward(model: Any, prompts: PromptSet) -> None:
     """The bare forward passes, in the probe's own batches."""
     sampler = Probe(model, prompts, SpinalConfig()).sampler
     with torch.no_grad():
-        sampler._states([list(range(len(prompts.ids)))])
+        sampler._run([list(range(len(prompts.ids)))])
 
 
 def probe(model: Any, prompts: PromptSet) -> None:

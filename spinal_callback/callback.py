@@ -159,7 +159,7 @@ class SpinalCallback(TrainerCallback):
             return
         self._last_step, gradients, self._gradients = state.global_step, self._gradients, None
         probe, began = self._probe, time.perf_counter()
-        batch = probe.sampler.batch_tokens
+        before = dict(probe.sampler.at_a_time)
         try:
             reading = ranks.together(lambda: probe.read(state.global_step, gradients), probe.sampler.device)
         except Exception as error:
@@ -175,9 +175,12 @@ class SpinalCallback(TrainerCallback):
         self._schedule.probed(state.global_step, int(interval))
         reading = dataclasses.replace(reading, seconds=seconds, overhead=overhead, peak_bytes=int(peak))
         self._tell(reading)
-        if (now := probe.sampler.batch_tokens) < batch:
-            words = f"out of memory at step {reading.step}: the probe's batch is now {now} tokens instead of {batch}"
-            self._tell(_failure(reading.step, words, rule="probe_memory"))
+        for what, now in probe.sampler.at_a_time.items():
+            if now < before[what]:
+                words = (
+                    f"out of memory at step {reading.step}: the probe takes {now} {what} at a time, not {before[what]}"
+                )
+                self._tell(_failure(reading.step, words, rule="probe_memory"))
         for alert in self._guarded(lambda: self._detector.update(reading), state, "no alert rules") or []:
             self._tell(alert)
             self._act(alert, control)

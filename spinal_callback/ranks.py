@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 
 T = TypeVar("T")
 FAILED, NO_MEMORY, FINE = 0, 1, 2  # how a rank's work went; the least over ranks decides for all
+NO_MEMORY_WORDS = ("out of memory", "can't allocate memory", "alloc_failed")
 WORDS = 512  # bytes of a failure that its rank tells the others
 
 
@@ -76,7 +77,7 @@ def together(work: Callable[[], T], device: torch.device) -> T:
     try:
         result = work()
     except Exception as caught:
-        error = caught
+        error = _by_its_name(caught)
     outcome = FINE if error is None else NO_MEMORY if isinstance(error, torch.OutOfMemoryError) else FAILED
     worst = least(outcome, device)
     if worst == FINE:
@@ -89,6 +90,14 @@ def together(work: Callable[[], T], device: torch.device) -> T:
         raise (RuntimeError if worst == FAILED else torch.OutOfMemoryError)(f"rank {first}: {words}")
     finally:
         del error  # it holds this frame, and with it the tensors of the pass that failed
+
+
+def _by_its_name(error: Exception) -> Exception:
+    """torch.OutOfMemoryError for what is one: on a CPU, and where a library runs out, torch raises a RuntimeError."""
+    full = isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error).lower() for words in NO_MEMORY_WORDS)
+    )
+    return torch.OutOfMemoryError(str(error)) if full and not isinstance(error, torch.OutOfMemoryError) else error
 
 
 def _told(words: str, speaker: int, device: torch.device) -> str:

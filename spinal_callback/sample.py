@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import safe_open
@@ -19,7 +20,8 @@ from .prompts import PromptSet
 from .records import SpinalConfig
 from .undisturbed import undisturbed
 
-BATCH_TOKENS = 4096  # padded tokens of one forward pass; halved when memory runs out
+T = TypeVar("T")
+BATCH_TOKENS = 4096  # padded tokens of one forward pass
 LOGITS_BLOCK = 1 << 21  # logits held at a time (8 MiB of float32)
 STATES_LIMIT = 2 << 30  # bytes of kept hidden states, all layers
 JACKKNIFE_GROUPS = 8
@@ -86,7 +88,7 @@ class Sampler:
         device: torch.device | None,
     ) -> None:
         self._model, self._prompts, self._config, self._autocast = model, prompts, config, autocast
-        self.batch_tokens = BATCH_TOKENS
+        self.at_a_time = {"tokens": BATCH_TOKENS, "logits": LOGITS_BLOCK}  # halved where memory runs out
         self.device = device or model.get_input_embeddings().weight.device
         self.anatomy = anatomy.locate(model)
         config.late_window(len(self.anatomy.layers))
@@ -122,9 +124,9 @@ class Sampler:
         own = shares[ranks.rank()]
         numbers = torch.tensor(own, dtype=torch.long)  # empty where there are more ranks than prompts
         with undisturbed(self._model):
-            states = self._states(shares)
+            states = self._halving("tokens", lambda: self._run(shares))
             with ranks.whole(self.anatomy.norm, self.anatomy.head):
-                read = ranks.together(lambda: self._read_lens(states, own, reference), self.device)
+                read = self._halving("logits", lambda: self._read_lens(states, own, reference))
 
         def fill() -> dict[str, Tensor]:
             bad = (~states.isfinite()).sum() + read.pop("bad_logits")
@@ -147,19 +149,20 @@ class Sampler:
 
     # --- the forward passes
 
-    def _states(self, shares: list[list[int]]) -> Tensor:
-        """`[L, R, d]` of this rank's prompts, in the order of its share. Halves the batch when memory runs out."""
+    def _halving(self, what: str, work: Callable[[], T]) -> T:
+        """What `work` gives. Where memory runs out on a rank, all take half as many `what` at a time and try again."""
         while True:
             try:
-                return ranks.together(lambda: self._run(shares), self.device)
+                return ranks.together(work, self.device)
             except torch.OutOfMemoryError:
-                if self.batch_tokens == 1:
+                if self.at_a_time[what] == 1:
                     raise
-            self.batch_tokens //= 2
+            self.at_a_time[what] //= 2
 
     def _run(self, shares: list[list[int]]) -> Tensor:
+        """`[L, R, d]` of this rank's prompts, in the order of its share."""
         lengths = [len(ids) for ids in self._prompts.ids]
-        plans = [_batches(share, lengths, self.batch_tokens) for share in shares]
+        plans = [_batches(share, lengths, self.at_a_time["tokens"]) for share in shares]
         plan = plans[ranks.rank()]
         own = len(plan)
         most = max(map(len, plans))  # a sharded forward is a collective: every rank runs as many
@@ -212,7 +215,7 @@ class Sampler:
         owner = torch.arange(len(own)).repeat_interleave(counts)
         first = counts.cumsum(0) - counts
         parts = []
-        for rows in anatomy.row_blocks(self.anatomy, states, LOGITS_BLOCK):
+        for rows in anatomy.row_blocks(self.anatomy, states, self.at_a_time["logits"]):
             firsts = first[(first >= rows.start) & (first < rows.stop)]
             known = None if reference is None else reference.logits[numbers[owner[firsts]]]
             parts.append(self._read_block(states[:, rows], firsts - rows.start, known))
@@ -227,7 +230,7 @@ class Sampler:
         path, moved = measures.FisherRaoStream(), measures.FisherRaoStream()
         best = measures.TopTokens(self._config.top_k) if self._config.top_k else None
         bad, logits = torch.zeros(1, dtype=torch.long, device=states.device), []
-        for cols, z in anatomy.lens_chunks(self.anatomy, states, LOGITS_BLOCK):
+        for cols, z in anatomy.lens_chunks(self.anatomy, states, self.at_a_time["logits"]):
             path.update(z)
             bad = bad + (~z[-1].isfinite()).sum().to(bad.device)
             final = z[-1, firsts.to(z.device)]
@@ -249,7 +252,7 @@ class Sampler:
 
     def _over_top(self, states: Tensor, union: Tensor) -> Tensor:
         stream = measures.FisherRaoStream()
-        for cols, z in anatomy.lens_chunks(self.anatomy, states, LOGITS_BLOCK):
+        for cols, z in anatomy.lens_chunks(self.anatomy, states, self.at_a_time["logits"]):
             stream.update(z.where(union[:, cols], -torch.inf))
         return stream.distances()
 

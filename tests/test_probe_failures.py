@@ -9,8 +9,9 @@ import pytest
 import tiny
 import torch
 from architectures import DEPTH, deep
+from peft import get_peft_model
 
-from spinal_callback import sample
+from spinal_callback import anatomy, sample
 from spinal_callback.probe import Probe
 from spinal_callback.prompts import PromptSet
 from spinal_callback.records import SpinalConfig, dump_record
@@ -66,6 +67,31 @@ def test_out_of_memory_halves_the_batch_and_reads_the_same():
     failed = len(sizes)
     probe.read(1)
     assert sizes[failed:] == [1] * COUNT, "the smaller batch is kept"
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_out_of_memory_in_the_lens_halves_its_pieces_and_reads_the_same(monkeypatch, adapted):
+    """A plain head is called piece by piece of the vocabulary, an adapted one row by row. The refusal is a real one."""
+    model = deep(dtype=torch.float32)
+    if adapted:
+        model = get_peft_model(model, tiny.lora(target_modules=["lm_head"])).eval()
+    calm = probe_of(model).read(0)
+    probe, sizes, chunks = probe_of(model), [], anatomy.lens_chunks
+    room = 4 * 100 * DEPTH  # logits: those of four rows
+
+    def tight(found, states, block):
+        for cols, z in chunks(found, states, block):
+            sizes.append(z.numel())
+            if z.numel() > room:
+                torch.empty(1 << 62, dtype=torch.uint8)  # as much as no machine has
+            yield cols, z
+
+    monkeypatch.setattr(anatomy, "lens_chunks", tight)
+    assert_same(probe.read(0), calm)
+    assert sizes[0] > room and max(sizes[-3:]) <= room
+    failed = len(sizes)
+    probe.read(1)
+    assert max(sizes[failed:]) <= room, "the smaller pieces are kept"
 
 
 def test_a_failed_batch_is_freed_before_the_next_try():

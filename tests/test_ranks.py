@@ -11,7 +11,7 @@ import torch
 from launch import launch
 from twins import digest
 
-from spinal_callback import SpinalConfig, load_trace, ranks
+from spinal_callback import SpinalConfig, load_trace, ranks, sample
 from spinal_callback.probe import Probe
 from spinal_callback.prompts import PromptSet
 from spinal_callback.records import dump_record
@@ -70,8 +70,9 @@ def assert_concentration(rank):
 
 # --- DDP, and what fails on one rank of it
 
-FAILURES = ("tokenizing", "hook", "in_measures", "in_gradients", "in_pooling", "memory_in_forward", "memory_in_lens")
-FAILURES += ("nan", "stop", "sink", "other_prompts", "other_config", "sigterm")  # the last one ends the processes
+FAILURES = ("tokenizing", "hook", "in_measures", "in_gradients", "in_pooling", "memory_in_forward")
+FAILURES += ("memory_in_lens", "memory_for_good", "nan", "stop", "sink")
+FAILURES += ("other_prompts", "other_config", "sigterm")  # the last one ends the processes
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +126,6 @@ def test_failing_to_tokenize_on_one_rank_raises_on_all(replicated):
         ("hook", "no hidden states from layers [3]"),
         ("in_measures", "ArithmeticError('no spectrum')"),
         ("in_pooling", "ArithmeticError('no buffer')"),
-        ("memory_in_lens", "OutOfMemoryError('lens')"),
     ],
 )
 def test_a_probe_that_fails_on_one_rank_is_left_out_on_all(replicated, scenario, words):
@@ -151,7 +151,27 @@ def test_out_of_memory_in_a_forward_pass_halves_the_batch_on_all_ranks(replicate
     for rank in results["memory_in_forward"]:
         assert rank["batch"] == 2048 and steps(rank["readings"]) == [0, 2, 4]
     (alert,) = load_trace(folder / "memory_in_forward").alerts
-    assert (alert.step, alert.rule) == (2, "probe_memory") and "2048 tokens instead of 4096" in alert.message
+    assert (alert.step, alert.rule) == (2, "probe_memory") and "2048 tokens at a time, not 4096" in alert.message
+
+
+def test_out_of_memory_in_the_lens_halves_its_pieces_on_all_ranks(replicated):
+    folder, results = replicated
+    for rank in results["memory_in_lens"]:
+        assert rank["block"] == sample.LOGITS_BLOCK // 2 and steps(rank["readings"]) == [0, 2, 4]
+        for told, calm in zip(rank["readings"], results["memory_in_forward"][0]["readings"], strict=True):
+            assert_same_reading(told, calm)
+    (alert,) = load_trace(folder / "memory_in_lens").alerts
+    assert (alert.step, alert.rule) == (2, "probe_memory") and "1048576 logits at a time, not 2097152" in alert.message
+
+
+def test_a_lens_without_enough_memory_is_left_out_on_all_ranks(replicated):
+    folder, results = replicated
+    for rank in results["memory_for_good"]:
+        assert rank["step"] == 4 and steps(rank["readings"]) == [0]
+        assert rank["weights"] == results["hook"][0]["weights"]
+    alerts = load_trace(folder / "memory_for_good").alerts
+    assert [(a.step, a.rule) for a in alerts] == [(2, "probe_failed"), (4, "probe_failed")]
+    assert "rank 1: OutOfMemoryError('lens')" in alerts[0].message
 
 
 def test_nan_on_one_rank_is_in_everyones_reading(replicated):
@@ -255,6 +275,29 @@ def test_one_process_passes_through():
     assert ranks.least(3, CPU) == 3 and ranks.from_zero([1.5, 2.0], CPU) == [1.5, 2.0] and ranks.alike("ab" * 32, CPU)
     assert ranks.total(torch.ones(2)).tolist() == [1, 1]
     assert ranks.together(lambda: 7, CPU) == 7
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (RuntimeError("CUDA error: out of memory"), True),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"),
+            True,
+        ),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (MemoryError("Unable to allocate 4 GiB"), True),
+        (RuntimeError("shapes do not fit"), False),
+        (ValueError("out of memory is not the word of a ValueError"), False),
+    ],
+)
+def test_out_of_memory_goes_by_one_name(error, full):
+    def work():
+        raise error
+
+    with pytest.raises(torch.OutOfMemoryError if full else type(error)) as caught:
+        ranks.together(work, CPU)
+    assert str(caught.value) == str(error) and isinstance(caught.value, torch.OutOfMemoryError) == full
 
 
 @pytest.mark.parametrize("error", [ValueError("mine"), torch.OutOfMemoryError("full")])

@@ -244,11 +244,32 @@ def memory_in_forward(folder):
     """The first forward pass of the second reading has too little memory: the batch is halved and it goes on."""
     callback = Seen()
     result = patched(Sampler, "_forward", fails_once(torch.OutOfMemoryError("forward")), folder, callback)
-    return result | {"batch": callback._probe.sampler.batch_tokens}
+    return result | {"batch": callback._probe.sampler.at_a_time["tokens"]}
 
 
 def memory_in_lens(folder):
-    return patched(Sampler, "_read_lens", fails_once(torch.OutOfMemoryError("lens")), folder)
+    """The lens of the second reading has too little memory, as a CPU says it: its pieces are halved and it goes on."""
+    callback = Seen()
+    error = RuntimeError("DefaultCPUAllocator: can't allocate memory")
+    result = patched(Sampler, "_read_lens", fails_once(error), folder, callback)
+    return result | {"block": callback._probe.sampler.at_a_time["logits"]}
+
+
+def memory_for_good(folder):
+    """From the second reading on no lens is small enough."""
+
+    def replacement(real):
+        calls = []
+
+        def failing(*args, **kwargs):
+            calls.append(1)
+            if len(calls) > 1:
+                raise torch.OutOfMemoryError("lens")
+            return real(*args, **kwargs)
+
+        return failing
+
+    return patched(Sampler, "_read_lens", replacement, folder)
 
 
 def nan_once(real):
@@ -266,12 +287,12 @@ def nan_once(real):
 
 
 def nan(folder):
-    return patched(Sampler, "_states", nan_once, folder)
+    return patched(Sampler, "_run", nan_once, folder)
 
 
 def stop(folder):
     """The same NaN, and the run is to stop at an error."""
-    return patched(Sampler, "_states", nan_once, folder, Seen(stop_on="error"), max_steps=6)
+    return patched(Sampler, "_run", nan_once, folder, Seen(stop_on="error"), max_steps=6)
 
 
 def sink(folder):
@@ -418,7 +439,7 @@ def failing_in_layer_5():
 def fsdp_fails_in_a_layer(folder):
     callback = Seen()
     with failing_in_layer_5():
-        return sharded(folder, callback, reshard=True) | {"batch": callback._probe.sampler.batch_tokens}
+        return sharded(folder, callback, reshard=True) | {"batch": callback._probe.sampler.at_a_time["tokens"]}
 
 
 def main(scenarios_of):
