@@ -4,7 +4,8 @@ __version__ = "0.1.0"  # before the imports: the callback writes it into the tra
 
 from typing import TYPE_CHECKING, Any
 
-from .records import Alert, Reading, SpinalConfig, load_trace
+from .config import SpinalConfig
+from .records import Alert, Reading, load_trace
 from .sinks import MemorySink
 
 if TYPE_CHECKING:

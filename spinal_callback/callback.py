@@ -17,10 +17,12 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from . import __version__, anatomy, ranks
+from .calibrate import load_rules
+from .config import SpinalConfig
 from .drift import Detector
 from .probe import Probe
 from .prompts import PromptSet, collect
-from .records import LEVELS, Alert, Header, Record, SpinalConfig
+from .records import LEVELS, TRAINER_KEYS, Alert, Header, Record
 from .schedule import Clock, Schedule
 from .sinks import Fanout, JsonLinesSink, Sink, WandbSink
 from .terminal import TerminalSink, say
@@ -75,6 +77,7 @@ class SpinalCallback(TrainerCallback):
         if config is not None and fields:
             raise ValueError(f"give config or its fields, not both: config and {', '.join(fields)}")
         self.config = config or SpinalConfig(**fields)
+        self._limits = load_rules(self.config.rules) if self.config.rules else {}
         self._prompts = prompts
         self._sinks = _named(sinks)
         self._probe: Probe | None = None
@@ -83,7 +86,8 @@ class SpinalCallback(TrainerCallback):
     def _fresh(self) -> None:
         """As before a run: one callback may see several."""
         self._fanout = Fanout([])
-        self._detector = Detector()
+        self._logged: dict[str, float] = {}  # what the Trainer logged last
+        self._checkpoints: list[int] = []  # steps at which one was saved
         self._schedule = Schedule(self.config.every, self.config.overhead)
         self._gradients: torch.Tensor | None = None
         self._last_step = -1  # last step with a reading, or an attempt at one
@@ -94,6 +98,7 @@ class SpinalCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self._fresh()
         model = kwargs["model"]
         anatomy.locate(model)  # a model that cannot be read is refused before its data are
         device = args.device if ranks.world() > 1 else model.get_input_embeddings().weight.device
@@ -104,6 +109,7 @@ class SpinalCallback(TrainerCallback):
                 raise ValueError(f"{what} must be the same on every rank, but the ranks' hashes differ")
         precision = ranks.autocast(args)
         probe = self._probe = ranks.together(lambda: Probe(model, prompts, self.config, precision, device), device)
+        self._detector = Detector(probe.window, self._limits)
         folder = Path(args.output_dir or ".")
         home = self._resume(folder, state, device)
         ranks.together(lambda: self._open_sinks(folder, home, state, model), device)
@@ -132,10 +138,15 @@ class SpinalCallback(TrainerCallback):
         if self._due(state, state.global_step) or control.should_training_stop:
             self._look(state, control)
 
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        logs = kwargs.get("logs") or {}
+        self._logged.update({key: float(logs[key]) for key in TRAINER_KEYS if isinstance(logs.get(key), int | float)})
+
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """The reference goes beside the checkpoint's weights: a run resumed there is held against the same step 0."""
         folder = Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
         probe = self._probe
+        self._checkpoints.append(state.global_step)
         if state.is_world_process_zero and probe is not None:
             self._guarded(lambda: probe.save_start(folder / START), state, "the reference was not saved")
 
@@ -171,9 +182,13 @@ class SpinalCallback(TrainerCallback):
         proposal = self._schedule.proposed(reading.seconds, self._clock.step_seconds(state.global_step))
         # what each rank measures for itself: rank zero's word counts, and every rank has the same reading
         own = [reading.seconds, overhead, float(reading.peak_bytes), float(proposal)]
-        seconds, overhead, peak, interval = ranks.from_zero(own, probe.sampler.device)
+        own += [self._logged.get(key, math.nan) for key in TRAINER_KEYS]
+        seconds, overhead, peak, interval, *logged = ranks.from_zero(own, probe.sampler.device)
         self._schedule.probed(state.global_step, int(interval))
-        reading = dataclasses.replace(reading, seconds=seconds, overhead=overhead, peak_bytes=int(peak))
+        trainer = {key: value for key, value in zip(TRAINER_KEYS, logged, strict=True) if key in self._logged}
+        reading = dataclasses.replace(
+            reading, seconds=seconds, overhead=overhead, peak_bytes=int(peak), trainer=trainer
+        )
         self._tell(reading)
         for what, now in probe.sampler.at_a_time.items():
             if now < before[what]:
@@ -182,6 +197,7 @@ class SpinalCallback(TrainerCallback):
                 )
                 self._tell(_failure(reading.step, words, rule="probe_memory"))
         for alert in self._guarded(lambda: self._detector.update(reading), state, "no alert rules") or []:
+            alert = self._with_last_good(alert)
             self._tell(alert)
             self._act(alert, control)
         none = gradients is not None and bool(gradients.isnan().all()) and reading.nonfinite == 0
@@ -197,9 +213,19 @@ class SpinalCallback(TrainerCallback):
             "interval": self._schedule.interval,
             "rules": self._detector.state(),
             "saved_for_alert": self._saved_for_alert,
+            "checkpoints": self._checkpoints,  # these two change after the probe and before the next save
+            "logged": self._logged,
             "reference": probe.fingerprint,
             "folder": self._folder,
         }
+
+    def _with_last_good(self, alert: Alert) -> Alert:
+        """Names the last checkpoint saved before the first sign that is still there."""
+        names = [f"checkpoint-{step}" for step in self._checkpoints if step < alert.since]
+        kept = [name for name in names if (Path(self._folder) / name).is_dir()]
+        if not kept:
+            return alert
+        return dataclasses.replace(alert, last_good=kept[-1], action=f"{alert.action}, or go back to {kept[-1]}")
 
     def _act(self, alert: Alert, control: TrainerControl) -> None:
         if self.config.save_on_alert and not self._saved_for_alert:
@@ -226,6 +252,8 @@ class SpinalCallback(TrainerCallback):
             self._schedule.probed(saved["last"], saved["interval"])
         self._detector.restore(saved["rules"])
         self._last_step, self._saved_for_alert = saved["last"], saved["saved_for_alert"]
+        self._checkpoints = [*saved.get("checkpoints", []), state.global_step]
+        self._logged = dict(saved.get("logged", {}))
         return home
 
     def _reference_in(self, folder: Path, saved: dict[str, Any]) -> bool:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 
 from . import __version__
-from .records import load_trace
+from .calibrate import calibrate, load_rules, save_rules
+from .drift import replay
+from .records import dump_record, load_trace
+from .rules import RULES
 from .terminal import alert_line, line, summary
 
 
@@ -29,6 +33,16 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("trace", help="trace.jsonl, or the run's output folder")
     show.add_argument("--json", action="store_true", help="header, readings and alerts as JSON")
     show.set_defaults(run=_show)
+    again = commands.add_parser("replay", help="run the alert rules over a saved trace: which alerts, and when")
+    again.add_argument("trace", help="trace.jsonl, or the run's output folder")
+    again.add_argument("--rules", help="rules file made by spinal calibrate; the default limits if left out")
+    again.add_argument("--json", action="store_true", help="the alerts as JSON")
+    again.set_defaults(run=_replay)
+    fit = commands.add_parser("calibrate", help="fit the alert rules' limits to your own healthy runs")
+    fit.add_argument("traces", nargs="+", help="trace.jsonl of healthy runs of one model, or their output folders")
+    fit.add_argument("-o", "--output", default="rules.json", help="the rules file to write (default: rules.json)")
+    fit.add_argument("--force", action="store_true", help="replace the output file if it is there")
+    fit.set_defaults(run=_calibrate)
     return parser
 
 
@@ -42,3 +56,32 @@ def _show(args: argparse.Namespace) -> int:
         for text in (*map(line, trace.readings), *map(alert_line, trace.alerts), "", summary(trace)):
             print(text)
     return 1 if trace.alerts else 0
+
+
+def _replay(args: argparse.Namespace) -> int:
+    limits = load_rules(args.rules) if args.rules else None
+    trace = load_trace(args.trace)
+    try:
+        alerts = replay(trace, limits)
+    except ValueError as error:
+        raise ValueError(f"{args.trace}: {error}") from None
+    if args.json:
+        print(json.dumps([json.loads(dump_record(alert)) for alert in alerts]))
+    else:
+        for alert in alerts:
+            print(alert_line(alert))
+        last = trace.readings[-1].step
+        print(f"{len(alerts)} alerts in {len(trace.readings)} readings, steps 0 to {last}")
+    return 1 if alerts else 0
+
+
+def _calibrate(args: argparse.Namespace) -> int:
+    output = Path(args.output)
+    if output.exists() and not args.force:
+        raise ValueError(f"{output} is there already: give another -o, or --force to replace it")
+    limits = calibrate({path: load_trace(path) for path in args.traces})
+    save_rules(output, limits)
+    for name, limit in limits.items():
+        print(f"{name:18} warn {limit.warn:.4g}  error {limit.error:.4g}  {RULES[name].unit}")
+    print(f'written to {output}: use it with SpinalCallback(rules="{output}")')
+    return 0

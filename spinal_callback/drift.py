@@ -1,68 +1,191 @@
-"""Alert rules: readings in, alerts out. Plain floats, no torch, so a saved trace can be replayed through them."""
+"""Alert rules: readings in, alerts out. Plain floats, no torch, so a saved trace can be replayed through them.
+
+A rule (`rules.RULES`) is a measure of the trajectory and two limits in its units. A cumulative sum over *training
+steps* decides when a measure has been over a limit for long enough (`Alarm`), so that the verdict does not hang on how
+often one probes.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from .records import Alert, Reading
+from .records import LEVELS, Alert, Reading, Trace
+from .rules import RULES, Limit, Rule
+from .trajectory import HORIZON, Trajectory
+
+PATIENCE = 5  # training steps for which a measure at twice its limit must hold
+COOLDOWN = 20  # training steps between two alerts of one rule and level
+CHOSEN_LOST = 2.0  # reward (nats times beta) that chosen answers may lose before it counts against the run
+CAP = 3.0  # times its limit that a measure counts at most: one wild reading is not many
 
 
-class Rule(Protocol):
-    """Looks at one reading after the other, in the order of their steps. `state` is what a resumed run goes on from."""
+@dataclass
+class Alarm:
+    """One rule at one level: a cumulative sum (CUSUM) over training steps of how far a measure is above its limit.
 
-    state: dict[str, Any]
-
-    def update(self, reading: Reading) -> list[Alert]: ...
-
-
-class NonFinite:
-    """`nonfinite`, error: any kept activation or final logit of the probe is NaN or Inf.
-
-    Watches a count; more than 0 is a fault at once, with no patience: such a policy does not come back. The Trainer's
-    own loss log hides NaN (`logging_nan_inf_filter`). Silent again until the count has been 0.
+    Each reading adds `(min(measure / limit, CAP) - 1) x steps since the last / PATIENCE`, steps up to the horizon;
+    below 0 the sum is 0, at 1 the alarm is raised. So a measure at twice its limit must hold for 5 steps, one at 1.2
+    times for 25, whatever the interval. It is armed again once the sum has been back at 0 and COOLDOWN steps are over.
     """
 
-    def __init__(self) -> None:
-        self.state: dict[str, Any] = {"raised": False}
+    sum: float = 0.0
+    since: int = -1
+    layers: list[int] = field(default_factory=list)
+    raised: bool = False
+    confirmed: bool = False  # the Trainer's own numbers have raised this warning to an error
+    last: int = -COOLDOWN  # step of the last alert
 
-    def update(self, reading: Reading) -> list[Alert]:
-        was, self.state["raised"] = self.state["raised"], reading.nonfinite > 0
-        if was or not self.state["raised"]:
-            return []
-        layers = [i for i, alpha in enumerate(reading.alpha, start=1) if alpha != alpha]
-        return [
-            Alert(
-                step=reading.step,
-                rule="nonfinite",
-                level="error",
-                layers=layers,
-                value=float(reading.nonfinite),
-                threshold=0.0,
-                message=f"{reading.nonfinite} activations or logits of the probe are NaN or Inf at step {reading.step}",
-                action="stop; go back to the last checkpoint, lower the learning rate or train in bfloat16",
-            )
-        ]
+    def update(self, ratio: float, elapsed: int, path: Trajectory) -> bool:
+        """Takes a measure as a multiple of its limit; True at the reading that raises the alarm."""
+        was = self.sum
+        self.sum = min(max(was + (min(ratio, CAP) - 1) * min(elapsed, HORIZON) / PATIENCE, 0.0), 1.0)
+        if was == 0.0 and self.sum > 0:
+            self.since, self.layers = path.now.step, path.now.movers
+        if self.sum == 0.0:
+            self.raised = self.confirmed = False
+        if self.raised or self.sum < 1.0 or path.now.step - self.last < COOLDOWN:
+            return False
+        self.raised, self.last = True, path.now.step
+        return True
 
 
-# The table of rules. A new rule is a class above and a row here.
-RULES: tuple[type[Rule], ...] = (NonFinite,)
+# --- all rules over one run ------------------------------------------------------------------------------------------
 
 
 class Detector:
-    """All rules at once."""
+    """All rules at once. Feed it a run's readings in the order of their steps; it says which alerts each raises.
 
-    def __init__(self) -> None:
-        self._rules = [rule() for rule in RULES]
+    Args:
+        window: first and last layer of the late window.
+        limits: rule -> limits that replace the default ones (`calibrate.load_rules`); rules left out keep theirs.
+    """
+
+    def __init__(self, window: tuple[int, int], limits: Mapping[str, Limit] | None = None) -> None:
+        self.limits = {name: rule.limit for name, rule in RULES.items()} | dict(limits or {})
+        self._path = Trajectory(window)
+        self._alarms = {name: {level: Alarm() for level in LEVELS} for name in RULES}
 
     def update(self, reading: Reading) -> list[Alert]:
-        """The alerts that this reading raises."""
-        return [alert for rule in self._rules for alert in rule.update(reading)]
+        """The alerts that this reading raises; of a rule that raises both levels, the error alone."""
+        elapsed = reading.step - self._path.now.step if self._path.points else 0
+        self._path.add(reading)
+        found = [self._judge(name, rule, elapsed, reading) for name, rule in RULES.items()]
+        return [alert for alert in found if alert is not None]
 
-    def state(self) -> dict[str, dict[str, Any]]:
-        """What the rules remember, as JSON."""
-        return {type(rule).__name__: rule.state for rule in self._rules}
+    def measures(self) -> dict[str, float]:
+        """Each rule's measure at the last reading, as a multiple of its warn limit; `inf` where that limit is 0."""
+        return {name: _ratio(rule.measure(self._path), self.limits[name].warn) for name, rule in RULES.items()}
 
-    def restore(self, state: dict[str, dict[str, Any]]) -> None:
+    def _judge(self, name: str, rule: Rule, elapsed: int, reading: Reading) -> Alert | None:
+        value, limit, alarms = rule.measure(self._path), self.limits[name], self._alarms[name]
+        if rule.at_once:
+            elapsed = HORIZON  # what a reading cannot be is not waited for
+        warning, error = alarms["warn"], alarms["error"]
+        warned = warning.update(_ratio(value, limit.warn), elapsed, self._path)
+        failed = error.update(_ratio(value, limit.error), elapsed, self._path)
+        agreed = "" if error.raised or warning.confirmed or not warning.raised else confirmation(reading.trainer)
+        warning.confirmed = warning.confirmed or bool(agreed)
+        if not (warned or failed or agreed):
+            return None
+        level: Literal["warn", "error"] = "error" if failed or agreed else "warn"
+        threshold = limit.error if failed else limit.warn
+        return self._alert(name, rule, level, value, threshold, warning, agreed)
+
+    def _alert(
+        self,
+        name: str,
+        rule: Rule,
+        level: Literal["warn", "error"],
+        value: float,
+        threshold: float,
+        first: Alarm,
+        agreed: str,
+    ) -> Alert:
+        now = self._path.now
+        layers = first.layers
+        words = f"{rule.what}: {value:.3g} {rule.unit} at step {now.step} (limit {threshold:.3g})"
+        words += f", first seen at step {first.since}"
+        if not rule.at_once:
+            words += (
+                f"; late contraction {now.alpha:+.1%} ± {now.alpha_se:.1%}, late transport {now.transport:+.3f} ±"
+                f" {now.transport_se:.3f} rad since the start"
+            )
+        if layers:
+            words += f"; first to move: layers {', '.join(map(str, layers))}"
+        return Alert(
+            step=now.step,
+            rule=name,
+            level=level,
+            layers=layers,
+            value=value,
+            threshold=threshold,
+            message=words + agreed,
+            action=rule.action,
+            since=first.since,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run goes on from, as JSON."""
+        alarms = {n: {level: dataclasses.asdict(a) for level, a in both.items()} for n, both in self._alarms.items()}
+        return {"path": self._path.to_json(), "alarms": alarms}
+
+    def restore(self, state: dict[str, Any]) -> None:
         """Goes on from a `state`. A rule that it does not know begins anew."""
-        for rule in self._rules:
-            rule.state = dict(state.get(type(rule).__name__, rule.state))
+        if "path" in state:
+            self._path = Trajectory.from_json(state["path"])
+        for name, both in state.get("alarms", {}).items():
+            if name in self._alarms:
+                self._alarms[name] = {level: Alarm(**alarm) for level, alarm in both.items()}
+
+
+def confirmation(trainer: Mapping[str, float]) -> str:
+    """How the Trainer's own numbers confirm a warning, in words; empty if they do not.
+
+    A loss that is not finite does, and chosen answers that lose `CHOSEN_LOST` in reward while the margin is positive
+    (likelihood displacement). A smaller decline of the chosen log-probabilities is what DPO does to healthy runs too.
+    """
+    loss, chosen, margin = (trainer.get(k) for k in ("loss", "rewards/chosen", "rewards/margins"))
+    if loss is not None and not math.isfinite(loss):
+        return "; and the Trainer's loss is not finite"
+    if chosen is not None and margin is not None and chosen < -CHOSEN_LOST and margin > 0:
+        return f"; and chosen answers have lost {-chosen:.2f} of reward while the margin is {margin:+.2f}"
+    return ""
+
+
+def _ratio(value: float, limit: float) -> float:
+    return value / limit if limit > 0 else math.inf if value > 0 else 0.0
+
+
+def replay(trace: Trace, limits: Mapping[str, Limit] | None = None) -> list[Alert]:
+    """The alerts that the rules raise over a saved trace, in the order of its steps.
+
+    Raises:
+        ValueError: no readings, or the first is not step 0's: changes since the start cannot be told.
+    """
+    detector = Detector(trace.header.window, limits)
+    return [alert for reading in _from_start(trace) for alert in detector.update(reading)]
+
+
+def peaks(trace: Trace, limits: Mapping[str, Limit] | None = None) -> dict[str, float]:
+    """The greatest value that each rule's measure took over a saved trace, as a multiple of its warn limit.
+
+    Raises:
+        ValueError: as `replay` does.
+    """
+    detector, greatest = Detector(trace.header.window, limits), dict.fromkeys(RULES, 0.0)
+    for reading in _from_start(trace):
+        detector.update(reading)
+        greatest = {name: max(greatest[name], value) for name, value in detector.measures().items()}
+    return greatest
+
+
+def _from_start(trace: Trace) -> list[Reading]:
+    if not trace.readings:
+        raise ValueError("the trace has no readings")
+    if trace.readings[0].step != 0:
+        raise ValueError(f"the trace begins at step {trace.readings[0].step}: the rules need the reading of step 0")
+    return trace.readings

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from . import measures
+from .config import SpinalConfig
 from .prompts import PromptSet
-from .records import Reading, SpinalConfig
+from .records import Reading
 from .sample import Sample, Sampler, fingerprint, load_sample, save_sample
 
 

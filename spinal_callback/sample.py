@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import anatomy, measures, ranks
+from .config import SpinalConfig
 from .prompts import PromptSet
-from .records import SpinalConfig
 from .undisturbed import undisturbed
 
 T = TypeVar("T")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import sys
+import time
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 from .records import Alert, Header, Reading, Record, dump_record, parse_record
 
 STEP = "train/global_step"  # the x axis that the Trainer's own rows carry
+PAUSE = 60.0  # seconds between two W&B alerts of one rule and level; W&B itself does not hold back what is logged here
 
 
 class Sink(Protocol):
@@ -101,7 +103,8 @@ class WandbSink:
     """Scalars in the W&B run that is open when a record comes; nothing where none is.
 
     Rows carry `train/global_step` and no `step=`: with it W&B drops rows once its own counter is ahead. Per-layer
-    scalars are defined by exact names, hidden from the automatic charts.
+    scalars are defined by exact names, hidden from the automatic charts. An alert is also sent as W&B's own, which can
+    write to people.
 
     Raises:
         ImportError: wandb is not installed.
@@ -113,6 +116,7 @@ class WandbSink:
         self._defined: str | None = None  # id of the run whose metrics are defined
         self._header: Header | None = None
         self._alerts = 0
+        self._told: dict[tuple[str, str], float] = {}  # rule and level -> when W&B was alerted last
 
     def write(self, record: Record) -> None:
         if isinstance(record, Header):
@@ -127,6 +131,15 @@ class WandbSink:
             self._defined = run.id
             self._introduce(run, self._header)
         run.log({**{name: value for name, value in row.items() if math.isfinite(value)}, STEP: record.step})
+
+        if isinstance(record, Alert):
+            self._alert(run, record)
+
+    def _alert(self, run: Any, alert: Alert) -> None:
+        now, key = time.monotonic(), (alert.rule, alert.level)
+        if now - self._told.get(key, -math.inf) >= PAUSE:
+            self._told[key] = now
+            run.alert(f"spinal: {alert.rule}", f"{alert.message}. Try: {alert.action}.", level=alert.level.upper())
 
     def _introduce(self, run: Any, header: Header) -> None:
         settings = {"version": header.version, "probe": header.probe, **header.config}

@@ -18,22 +18,26 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A module, and which of ours it may import. A new module is a row here and in the README's picture.
 OURS = {
     "records": "",
+    "config": "records",
     "measures": "",
     "anatomy": "",
     "ranks": "",
     "prompts": "",
     "schedule": "",
     "undisturbed": "ranks",
-    "drift": "records",
+    "trajectory": "records",
+    "rules": "trajectory",
+    "drift": "records rules trajectory",
+    "calibrate": "drift records rules",
     "sinks": "records",
     "terminal": "records",
     "report": "records",
-    "sample": "anatomy measures prompts ranks records undisturbed",
-    "probe": "anatomy measures prompts ranks records sample undisturbed",
-    "audit": "__init__ probe prompts records",
-    "callback": "__init__ anatomy drift probe prompts ranks records schedule sinks terminal undisturbed",
-    "cli": "__init__ audit drift records report terminal",
-    "__init__": "attach audit callback records sinks",
+    "sample": "anatomy config measures prompts ranks undisturbed",
+    "probe": "anatomy config measures prompts ranks records sample undisturbed",
+    "audit": "__init__ config probe prompts records",
+    "callback": "__init__ anatomy calibrate config drift probe prompts ranks records schedule sinks terminal undisturbed",
+    "cli": "__init__ audit calibrate drift records report rules terminal",
+    "__init__": "attach audit callback config records sinks",
 }
 # A module, and what it may import beside the standard library and ours; on any level, functions included.
 FOREIGN = {

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from spinal_callback import MemorySink
 from spinal_callback.anatomy import without_adapters
-from spinal_callback.records import SpinalConfig
+from spinal_callback.config import SpinalConfig
 from spinal_callback.sample import Sampler
 
 

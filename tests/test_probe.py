@@ -12,9 +12,9 @@ import torch
 from architectures import ARCHITECTURES, DEEP, DEPTH, deep, perturbed
 
 from spinal_callback import sample
+from spinal_callback.config import SpinalConfig
 from spinal_callback.probe import Probe, probe
 from spinal_callback.prompts import PromptSet
-from spinal_callback.records import SpinalConfig
 
 COUNT, WINDOW = 24, (7, 9)
 PROMPTS = tiny.prompts(COUNT)

@@ -12,9 +12,10 @@ from architectures import DEPTH, deep
 from peft import get_peft_model
 
 from spinal_callback import anatomy, sample
+from spinal_callback.config import SpinalConfig
 from spinal_callback.probe import Probe
 from spinal_callback.prompts import PromptSet
-from spinal_callback.records import SpinalConfig, dump_record
+from spinal_callback.records import dump_record
 
 COUNT = 24
 PROMPTS = tiny.prompts(COUNT)

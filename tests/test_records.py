@@ -1,6 +1,7 @@
 """records.py: every check of the configuration, JSON there and back, and traces that are torn, foreign or mixed up."""
 
 import dataclasses
+import gzip
 import json
 import math
 import re
@@ -142,9 +143,21 @@ def test_a_step_that_was_run_again_keeps_its_latest_reading_and_alert(tmp_path):
     assert [(a.rule, a.message) for a in trace.alerts] == [("nonfinite", "again"), ("other", "7 are NaN")]
 
 
-def test_readings_and_alerts_come_in_the_order_of_their_steps(tmp_path):
-    trace = load_trace(write(tmp_path, header(), alert(20), reading(20), alert(10), reading(10)))
-    assert [r.step for r in trace.readings] == [a.step for a in trace.alerts] == [10, 20]
+def test_alerts_come_in_the_order_of_their_steps(tmp_path):
+    trace = load_trace(write(tmp_path, header(), reading(10), alert(20), reading(20), alert(10)))
+    assert [a.step for a in trace.alerts] == [10, 20]
+
+
+def test_an_alert_that_was_raised_a_level_at_its_step_keeps_both(tmp_path):
+    trace = load_trace(write(tmp_path, header(), reading(10), alert(10, level="warn"), alert(10)))
+    assert [a.level for a in trace.alerts] == ["error", "warn"]
+
+
+def test_a_packed_trace_is_read(tmp_path):
+    path = write(tmp_path, header(), reading(0), alert(0))
+    packed = tmp_path / "trace.jsonl.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert load_trace(packed).to_json() == load_trace(path).to_json()
 
 
 @pytest.mark.parametrize("length", [1, 30, 200, -1])
@@ -168,6 +181,8 @@ BROKEN = {
     "header second": ([reading(0), header()], r"line 1: a trace begins with its header"),
     "torn header": (['{"kind": "hea'], r"line 1: "),
     "other schema": ([LATER, reading(0)], rf": schema {SCHEMA + 1}, this version reads schema {SCHEMA}"),
+    "two traces": ([header(), reading(0), header()], r"line 3: a second header: two traces in one file"),
+    "unordered": ([header(), reading(0), reading(9), reading(5)], r"line 4: step 5 comes after step 9: the steps are"),
     "unknown kind": ([header(), '{"kind": "cat"}', reading(0)], r"line 2: not a record .*cat"),
     "missing field": ([header(), '{"kind": "alert", "step": 1}', reading(0)], r"line 2: alert without action, layers"),
 }
@@ -201,6 +216,7 @@ WRONG = [
     *(("tail", x, TAIL) for x in ((0.9, 0.1), (0.1, 0.1), (-0.1, 0.9), (0.1, 1.1), (0.1,), (0.1, NAN), 0.5, None)),
     *(("tail", x, TAIL) for x in (("0.1", 0.9), (False, 0.9), (0.1, 0.5, 0.9))),
     *(("top_k", x, f"top_k {COUNT}1 or None for the whole vocabulary, got ") for x in (0, 1.5, "all", True)),
+    *(("rules", x, "rules must be the path of a file made by spinal calibrate, or None, got ") for x in (1, ["a"], True)),
     *(("stop_on", x, "stop_on must be one of None, 'warn', 'error', got ") for x in ("fatal", True, "", ["warn"])),
     *((f, x, f"{f} must be True or False, got ") for f in FLAGS for x in (1, "no", None)),
     *(("seed", x, f"seed {COUNT}0, got ") for x in (-1, 1.0, None)),
@@ -223,6 +239,7 @@ RIGHT = {
     "tail": ((0, 1), (0.5, 1.0)),
     "top_k": (None, 1),
     "stop_on": (None, "warn", "error"),
+    "rules": (None, "rules.json"),
     "gradients": (False,),
     "seed": (0, 10**12),
 }

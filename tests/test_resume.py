@@ -67,6 +67,11 @@ def told(folder):
     return whole
 
 
+def without_logs(trace):
+    """The readings without the Trainer's numbers of a step that was trained without the callback."""
+    return [{name: value for name, value in r.items() if name != "trainer"} for r in trace["readings"]]
+
+
 def weights(folder):
     return {
         path.name: path.read_bytes()
@@ -153,8 +158,8 @@ def test_an_adapter_run_has_its_reference_even_then(tmp_path, whole, capsys):
     part(tmp_path / "without", until=4, trainer=adapters())
     part(tmp_path / "without", twins.watcher(), until=8, resume=True, trainer=adapters())
     assert capsys.readouterr().out.count("held against the policy without adapters") == 1
-    late = [r for r in told(tmp_path / "with")["readings"] if r["step"] >= 4]
-    resumed = told(tmp_path / "without")["readings"]
+    late = [r for r in without_logs(told(tmp_path / "with")) if r["step"] >= 4]
+    resumed = without_logs(told(tmp_path / "without"))
     assert resumed[1:] == late[1:] and resumed[0]["displacement"] == late[0]["displacement"] > 0
 
 
@@ -164,8 +169,8 @@ def test_the_callback_can_be_dropped_and_taken_up_again(tmp_path, whole):
     dropped = part(tmp_path, until=6, resume=True)
     assert dropped.state.global_step == 6 and not (tmp_path / "checkpoint-6" / START).exists()
     part(tmp_path, twins.watcher(), until=8, resume=True)
-    expected = [r for r in told(whole)["readings"] if r["step"] not in (5, 6)]
-    assert told(tmp_path)["readings"] == expected
+    expected = [r for r in without_logs(told(whole)) if r["step"] not in (5, 6)]
+    assert without_logs(told(tmp_path)) == expected
 
 
 def test_weights_are_those_of_a_run_that_never_had_it(tmp_path, whole):
@@ -214,7 +219,7 @@ def test_an_alert_is_not_raised_twice(tmp_path):
     assert memory.alerts == [] and all(r.nonfinite > 0 for r in memory.readings)
     assert [(a.rule, a.step) for a in load_trace(tmp_path).alerts] == [("nonfinite", 3)]
     saved = resumed.state.stateful_callbacks[KEY]
-    assert saved["rules"]["NonFinite"] == {"raised": True} and saved["saved_for_alert"] is True
+    assert saved["rules"]["alarms"]["nonfinite"]["error"]["raised"] is True and saved["saved_for_alert"] is True
 
 
 def test_the_interval_of_auto_is_restored(tmp_path, monkeypatch):
@@ -237,7 +242,7 @@ def test_a_new_interval_in_the_configuration_counts(tmp_path):
 def test_what_is_saved_is_small_and_no_text(tmp_path, whole):
     state = json.loads((whole / "checkpoint-8" / "trainer_state.json").read_text())
     saved = state["stateful_callbacks"][KEY]
-    assert len(json.dumps(saved)) < 1000 and saved["last"] == 8
+    assert len(json.dumps(saved)) < 10_000 and saved["last"] == 8
     assert not list(whole.glob("checkpoint-*/*.part"))
 
 

@@ -7,9 +7,9 @@ import pytest
 import tiny
 import torch
 
+from spinal_callback.config import SpinalConfig
 from spinal_callback.probe import Probe
 from spinal_callback.prompts import PromptSet
-from spinal_callback.records import SpinalConfig
 from spinal_callback.undisturbed import undisturbed
 
 

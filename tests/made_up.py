@@ -1,0 +1,33 @@
+"""Made-up runs for the alert rules: readings whose late trace follows a given course."""
+
+from test_records import header, reading
+
+from spinal_callback.records import Trace
+
+START = {"alpha": 0.8, "transport": 1.2}
+
+
+def flat(step):
+    """A run that does not move."""
+    return 0.0
+
+
+def run(every=5, steps=100, alpha=flat, transport=flat, noise=0.002, fields=None, **others):
+    """Readings of a run; `alpha` and `transport` give the late changes at a step, in shares and radians; `others`, and
+    those in `fields`, are functions of the step that give other fields."""
+    readings = []
+    for step in range(0, steps + 1, every):
+        a, t = alpha(step) * START["alpha"], transport(step)
+        readings.append(
+            reading(
+                step,
+                late={"alpha": START["alpha"] + a, "transport": START["transport"] + t},
+                delta={"alpha": a, "alpha_se": noise, "transport": t, "transport_se": noise},
+                **{"localization": 0.9, **{name: course(step) for name, course in (others | (fields or {})).items()}},
+            )
+        )
+    return readings
+
+
+def trace(*args, **kwargs):
+    return Trace(header(), run(*args, **kwargs))
