@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from test_records import alert, header, reading
 
-from spinal_callback import MemorySink, load_trace
+from spinal_callback import MemorySink, load_trace, sinks
 from spinal_callback.records import dump_record
 from spinal_callback.sinks import STEP, Fanout, JsonLinesSink, WandbSink, scalars
 
@@ -264,6 +264,27 @@ def test_wandb_defines_every_name_that_is_logged(wandb_run, name):
     logged = {k for row in history(wandb_run[name]) for k in row if k.startswith("spinal/")}
     assert logged >= {"spinal/score", "spinal/alerts", "spinal/alpha/layer_1"}
     assert logged == {k for k in metrics(wandb_run[name]) if k.startswith("spinal/")}
+
+
+def test_wandb_sends_alerts_of_its_own_and_holds_back_what_repeats(tmp_path):
+    told = (alert(5), alert(6), alert(6, rule="other"), alert(7, level="warn"), alert(8))
+    sent = [r["alert"] for r in run_with(tmp_path, header(), *told) if r["type"] == "alert"]
+    assert [(a["title"], a["level"]) for a in sent] == [
+        ("spinal: nonfinite", "ERROR"),
+        ("spinal: other", "ERROR"),
+        ("spinal: nonfinite", "WARN"),
+    ]
+    assert sent[0]["text"] == "7 are NaN. Try: stop."
+
+
+def test_wandb_is_told_again_after_the_pause(tmp_path, monkeypatch):
+    monkeypatch.setattr(sinks, "PAUSE", 0.0)
+    sent = [r for r in run_with(tmp_path, header(), alert(5), alert(6)) if r["type"] == "alert"]
+    assert len(sent) == 2
+
+
+def test_a_healthy_run_sends_wandb_no_alert(wandb_run):
+    assert [r for r in wandb_run["holed"] if r["type"] == "alert"] == []
 
 
 def test_wandb_is_told_the_settings_once(wandb_run):
