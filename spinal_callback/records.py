@@ -145,7 +145,8 @@ def parse_record(line: str) -> Record:
     if cls is Header and data.get("schema") != SCHEMA:
         raise ValueError(f"schema {data.get('schema')}, this version reads schema {SCHEMA}")
     names = {f.name for f in dataclasses.fields(cls)}
-    missing = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING} - set(data)
+    needed = [f for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING]
+    missing = {f.name for f in needed} - set(data)
     if missing:
         raise ValueError(f"{cls.kind} without {', '.join(sorted(missing))}")
     if cls is Header:
