@@ -314,6 +314,8 @@ class SpinalCallback(TrainerCallback):
         earlier = None if home is None else home / "_spinal" / "trace.jsonl"
         trace = JsonLinesSink(path, resume_at=state.global_step or None, earlier=earlier)
         more = [TerminalSink(path) if s == "terminal" else s for s in self._sinks]
+        for sink in (s for s in more if isinstance(s, WandbSink)):
+            sink.alerts = trace.alerts
         self._fanout = Fanout([trace, *more])
         self._tell(
             Header(

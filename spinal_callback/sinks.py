@@ -55,6 +55,9 @@ class JsonLinesSink:
             lies behind it will be run again, a line torn by a kill among it. None: a new trace.
         earlier: the trace to go on from, where it is another: a run resumed with another output folder.
 
+    Attributes:
+        alerts: how many the trace had when it was opened.
+
     Raises:
         ValueError: the file cannot be written; names the folder.
     """
@@ -65,6 +68,7 @@ class JsonLinesSink:
             path.parent.mkdir(parents=True, exist_ok=True)
             kept = [] if resume_at is None else _until(earlier or path, resume_at)
             self._header_is_there = bool(kept)
+            self.alerts = sum(isinstance(parse_record(line), Alert) for line in kept)
             whole = path.with_suffix(".part")  # a kill between the two lines loses nothing
             whole.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
             whole.replace(path)
@@ -106,6 +110,9 @@ class WandbSink:
     scalars are defined by exact names, hidden from the automatic charts. An alert is also sent as W&B's own, which can
     write to people.
 
+    Attributes:
+        alerts: alerts so far; a resumed run goes on with those of its trace.
+
     Raises:
         ImportError: wandb is not installed.
     """
@@ -115,7 +122,7 @@ class WandbSink:
             raise ImportError('sinks asks for "wandb", which is not installed: pip install wandb')
         self._defined: str | None = None  # id of the run whose metrics are defined
         self._header: Header | None = None
-        self._alerts = 0
+        self.alerts = 0
         self._told: dict[tuple[str, str], float] = {}  # rule and level -> when W&B was alerted last
 
     def write(self, record: Record) -> None:
@@ -125,8 +132,8 @@ class WandbSink:
         run = getattr(sys.modules.get("wandb"), "run", None)  # looked up at use: a run may end or change
         if run is None:
             return
-        self._alerts += isinstance(record, Alert)
-        row = {"spinal/alerts": float(self._alerts), **(scalars(record) if isinstance(record, Reading) else {})}
+        self.alerts += isinstance(record, Alert)
+        row = {"spinal/alerts": float(self.alerts), **(scalars(record) if isinstance(record, Reading) else {})}
         if self._defined != run.id and self._header is not None:
             self._defined = run.id
             self._introduce(run, self._header)

@@ -15,6 +15,7 @@ import tiny
 import torch
 import twins
 from peft import LoraConfig
+from test_sinks import history, inspect
 from transformers import TrainerCallback
 
 from spinal_callback import MemorySink, load_trace
@@ -205,11 +206,12 @@ class Breaks(TrainerCallback):
             model.model.embed_tokens.weight.data[tiny.tokenizer().convert_tokens_to_ids("<system>")] = math.nan
 
 
-def test_an_alert_is_not_raised_twice(tmp_path):
-    prompts = [f"w{i} w{i + 1}" for i in range(12)] + [f"<system> w{i} w{i + 1}" for i in range(4)]
+BREAKING = [f"w{i} w{i + 1}" for i in range(12)] + [f"<system> w{i} w{i + 1}" for i in range(4)]
 
+
+def test_an_alert_is_not_raised_twice(tmp_path):
     def watcher(*sinks):
-        return twins.watcher(*sinks, prompts=prompts, save_on_alert=True)
+        return twins.watcher(*sinks, prompts=BREAKING, save_on_alert=True)
 
     part(tmp_path, Breaks(), watcher(), until=4)
     assert [(a.rule, a.step) for a in load_trace(tmp_path).alerts] == [("nonfinite", 3)]
@@ -220,6 +222,31 @@ def test_an_alert_is_not_raised_twice(tmp_path):
     assert [(a.rule, a.step) for a in load_trace(tmp_path).alerts] == [("nonfinite", 3)]
     saved = resumed.state.stateful_callbacks[KEY]
     assert saved["rules"]["alarms"]["nonfinite"]["error"]["raised"] is True and saved["saved_for_alert"] is True
+
+
+def test_the_count_of_alerts_goes_on(tmp_path):
+    first, second = (twins.watcher("wandb", prompts=BREAKING) for _ in range(2))
+    part(tmp_path / "a", Breaks(), first, until=4)
+    part(tmp_path / "a", second, until=8, resume=True)
+    raised = len([a for a in load_trace(tmp_path / "a").alerts if a.step <= 4])
+    assert second._sinks[0].alerts == raised > 0
+
+
+@pytest.mark.slow
+def test_the_count_of_alerts_in_wandb_goes_on(tmp_path):
+    """And is 0 again in another run of the same callback. Read back from W&B's own files."""
+    wandb, counts = pytest.importorskip("wandb"), {}
+    first, second = (twins.watcher("wandb", prompts=BREAKING) for _ in range(2))
+    for name, callbacks, until in (("run", [Breaks(), first], 4), ("resumed", [second], 8), ("new", [first], 8)):
+        (tmp_path / name).mkdir()
+        with wandb.init(project="test", dir=tmp_path / name, mode="offline"):
+            folder, resume = (tmp_path / "run", True) if name == "resumed" else (tmp_path / name, None)
+            part(folder, *callbacks, until=until, resume=resume)
+        wandb.teardown()
+        counts[name] = [row["spinal/alerts"] for row in history(inspect(tmp_path / name))]
+    raised = len([a for a in load_trace(tmp_path / "run").alerts if a.step <= 4])
+    assert counts["run"][0] == 0 and counts["run"][-1] == raised > 0
+    assert counts["resumed"][0] == raised and counts["new"][0] == 0
 
 
 def test_the_interval_of_auto_is_restored(tmp_path, monkeypatch):
