@@ -208,6 +208,26 @@ def test_sigterm_to_one_rank_ends_all_and_leaves_a_whole_trace(replicated):
     assert [r.step for r in load_trace(folder / "sigterm").readings][:3] == [0, 1, 2]
 
 
+@pytest.mark.slow
+def test_killed_and_resumed_on_two_ranks_is_uninterrupted(tmp_path):
+    launch(tmp_path, "killed", killed_by_last=True)
+    assert (tmp_path / "killed" / "checkpoint-4").is_dir() and not (tmp_path / "killed" / "checkpoint-6").exists()
+    for rank in launch(tmp_path, "resumed")["resumed"]:
+        resumed, through = rank["resumed"], rank["through"]
+        assert resumed["weights"] == through["weights"] and resumed["alerts"] == through["alerts"] == []
+        assert steps(resumed["readings"]) == [5, 6]
+        assert unclocked(resumed["readings"]) == unclocked(through["readings"][5:])
+    torn, whole = (
+        [json.loads(dump_record(r)) for r in load_trace(tmp_path / name).readings] for name in ("killed", "resumed")
+    )
+    assert steps(torn) == [0, 1, 2, 3, 4, 5, 6] and unclocked(torn) == unclocked(whole)
+
+
+def unclocked(readings):
+    """Readings without what differs between two runs of the same thing."""
+    return [{k: v for k, v in r.items() if k not in ("seconds", "overhead", "peak_bytes")} for r in readings]
+
+
 # --- FSDP2
 
 SHARDED = ("fsdp_resharded_untied", "fsdp_whole_tied", "fsdp_adapters")

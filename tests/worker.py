@@ -170,6 +170,29 @@ def more_ranks_than_prompts(folder):
         sample._shares = dealt
 
 
+SAVING = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2}
+
+
+class Killed(TrainerCallback):
+    """Rank 1 is killed at the end of step 5: the last checkpoint is step 4's."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if RANK == 1 and state.global_step == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed(folder):
+    return run(folder, Seen(every=1), Killed(), **SAVING)
+
+
+def resumed(folder):
+    """Goes on where `killed` ended, in other processes; and the same run without a kill."""
+    callback = Seen(every=1)
+    trainer = dpo(folder.parent / "killed", callback, **SAVING)
+    trainer.train(resume_from_checkpoint=True)
+    return {"resumed": outcome(trainer, callback), "through": run(folder, Seen(every=1), **SAVING)}
+
+
 # --- what fails on one rank
 
 
