@@ -27,8 +27,8 @@ class Tier:
         onset: step after which a destabilizer that comes "from a step on" begins.
         full, lora: the learning rate that factor 1 stands for: the upper end of what is healthy.
         max_length: tokens of prompt and answer that training sees.
-        pairs, texts, prompts, answer: size of the held-out evaluation: preference pairs, neutral texts, prompts that are
-            answered greedily, tokens of such an answer.
+        pairs, texts, prompts, answer: size of the held-out evaluation: preference pairs, neutral texts, prompts that
+            are answered greedily, tokens of such an answer.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Tier:
 
 
 TIERS = {
-    "small": Tier("small", 50, 20, 3e-5, 3e-4, 4, 64, pairs=32, texts=16, prompts=12, answer=16),
+    "small": Tier("small", 50, 15, 3e-5, 3e-4, 4, 64, pairs=32, texts=16, prompts=12, answer=16),
     "real": Tier("real", 40, 15, 5e-6, 1e-4, 4, 64, pairs=32, texts=16, prompts=12, answer=16),
 }
 
@@ -104,10 +104,10 @@ ARMS = (
     Arm("x60-full", "x60", rate=60, small=9, real=2),
     Arm("x60-lora", "x60", lora=True, rate=60, small=9, real=2),
     Arm("beta-full", "beta", rate=5, beta=0.001, small=9, real=2),
-    Arm("flip-full", "flip", flip=True, rate=3, small=9, real=2),
-    Arm("flip-lora", "flip", lora=True, flip=True, rate=3, small=9),
-    Arm("corrupt-full", "corrupt", corrupt=True, rate=3, small=9, real=2),
-    Arm("corrupt-lora", "corrupt", lora=True, corrupt=True, rate=3, small=9, real=2),
+    Arm("flip-full", "flip", flip=True, rate=4, small=9, real=2),
+    Arm("flip-lora", "flip", lora=True, flip=True, rate=4, small=9),
+    Arm("corrupt-full", "corrupt", corrupt=True, rate=5, small=9, real=2),
+    Arm("corrupt-lora", "corrupt", lora=True, corrupt=True, rate=4, small=9, real=2),
     Arm("nowarmup-full", "nowarmup", rate=20, warmup=0, small=9, real=2),
     Arm("spike-full", "spike", spike=60, small=9, real=2),
     Arm("spike-lora", "spike", lora=True, spike=60, small=9, real=2),

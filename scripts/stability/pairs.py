@@ -45,7 +45,7 @@ def neutral() -> list[str]:
 
 
 def short(rows: list[Row], tokenizer: Any, longest: int) -> list[Row]:
-    """Rows whose prompt leaves room for an answer: TRL drops the others, and steps would no longer be where they are."""
+    """Rows whose prompt leaves room for an answer: TRL drops the others, and later steps would shift."""
     return [row for row in rows if len(prompt_ids(tokenizer, row)) <= longest - ROOM]
 
 
@@ -55,7 +55,8 @@ def prompt_ids(tokenizer: Any, row: Row) -> list[int]:
 
 def script(rows: list[Row], arm: Arm, tier: Tier, seed: int) -> list[Row]:
     """What a run reads, in order, `tier.batch` rows a step: its destabilizer sits in the rows it concerns."""
-    draw, order = random.Random(seed), []
+    draw = random.Random(seed)
+    order: list[Row] = []
     while len(order) < tier.steps * tier.batch:
         order += draw.sample(rows, len(rows))
     told = order[: tier.steps * tier.batch]

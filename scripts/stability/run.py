@@ -1,7 +1,7 @@
 """One DPO run of the suite: `python scripts/stability/run.py --tier small --arm x10-full --seed 0`.
 
-Writes `traces/<tier>/<arm>-s<seed>.jsonl.gz`, the SPINAL trace as the callback gives it (no alerts: rules are replayed over
-it), and `<arm>-s<seed>.truth.json`: the held-out measures, and the columns of the Trainer's own log.
+Writes `traces/<tier>/<arm>-s<seed>.jsonl.gz`, the SPINAL trace as the callback gives it (no alerts: rules are replayed
+over it), and `<arm>-s<seed>.truth.json`: the held-out measures, and the columns of the Trainer's own log.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from spinal_callback.records import Header, Reading, Record, dump_record
 
 HERE = Path(__file__).parent
 TRACES = HERE / "traces"
-LOGGED = ("loss", "grad_norm", "learning_rate", "entropy", "mean_token_accuracy") + tuple(
-    f"{name}/{which}" for name in ("rewards", "logps") for which in ("chosen", "rejected")
+LOGGED = (  # what is kept of the Trainer's log
+    *("loss", "grad_norm", "learning_rate", "entropy", "mean_token_accuracy", "logps/chosen", "logps/rejected"),
+    *("rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins"),
 )
-LOGGED += ("rewards/accuracies", "rewards/margins")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,8 +134,9 @@ def run(where: Setting, arm: Arm, seed: int, steps: int | None = None) -> tuple[
             peft_config=_adapters(seed) if arm.lora else None,
             callbacks=[spinal, examined, Destabilizer(arm, tier, seed)],
         )
-        if len(trainer.train_dataset) != len(rows):  # or "from a step on" would be another step
-            raise RuntimeError(f"the trainer dropped {len(rows) - len(trainer.train_dataset)} rows")
+        kept: Any = trainer.train_dataset
+        if len(kept) != len(rows):  # or "from a step on" would be another step
+            raise RuntimeError(f"the trainer dropped {len(rows) - len(kept)} rows")
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     log = [row for row in trainer.state.log_history if "loss" in row]

@@ -1,8 +1,8 @@
 """Runs what is missing of a tier: `python scripts/stability/suite.py --tier small|real [--jobs 2] [--only GLOB]
 [--limit MINUTES] [--hh PATH]`.
 
-A run that is done (its truth file is there) is skipped, so a suite that was killed goes on where it was. Each worker is a
-process of one thread that keeps its model loaded. One line a run; exit code 1 if one failed.
+A run that is done (its truth file is there) is skipped, so a suite that was killed goes on where it was. Each worker is
+a process of one thread that keeps its model loaded. One line a run; exit code 1 if one failed.
 """
 
 from __future__ import annotations
