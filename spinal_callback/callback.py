@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.util
 import json
 import math
 import time
@@ -24,8 +23,9 @@ from .probe import Probe
 from .prompts import PromptSet, collect
 from .records import LEVELS, TRAINER_KEYS, Alert, Header, Record
 from .schedule import Clock, Schedule
-from .sinks import Fanout, JsonLinesSink, Sink, WandbSink
+from .sinks import Fanout, JsonLinesSink, Sink
 from .terminal import TerminalSink, say
+from .trackers import TRACKERS, installed
 from .undisturbed import random_states_kept
 
 KEY = "spinal_callback"  # of our part of the trainer's state; not the class's name, which the Trainer would look up
@@ -39,8 +39,8 @@ class SpinalCallback(TrainerCallback):
         config: a `SpinalConfig`; or give its fields as keywords: `SpinalCallback(every=25, stop_on="error")`.
         prompts: strings, chat message lists, or a data set. None: the trainer's evaluation data if it has been loaded
             when training begins, else its training data.
-        sinks: `Sink` objects, or the names "wandb" and "terminal", beside the trace file that is always written. None:
-            both names (W&B takes part where a run is open).
+        sinks: `Sink` objects, or the names "wandb", "trackio" and "terminal", beside the trace file that is always
+            written. None: all that are installed (a tracker takes part where a run is open).
         fields: fields of `SpinalConfig`.
 
     Writes `output_dir/_spinal/trace.jsonl`, and logs to W&B
@@ -313,9 +313,9 @@ class SpinalCallback(TrainerCallback):
             path.replace(path.with_name(f"trace_before_{state.global_step}.jsonl"))
         earlier = None if home is None else home / "_spinal" / "trace.jsonl"
         trace = JsonLinesSink(path, resume_at=state.global_step or None, earlier=earlier)
-        more = [TerminalSink(path) if s == "terminal" else s for s in self._sinks]
-        for sink in (s for s in more if isinstance(s, WandbSink)):
-            sink.alerts = trace.alerts
+        more: list[Any] = [TerminalSink(path) if s == "terminal" else s for s in self._sinks]
+        for sink in (s for s in more if isinstance(s, tuple(TRACKERS.values()))):
+            sink.alerts = trace.alerts  # a resumed run goes on counting
         self._fanout = Fanout([trace, *more])
         self._tell(
             Header(
@@ -333,11 +333,13 @@ class SpinalCallback(TrainerCallback):
 def _named(sinks: Iterable[Sink | str] | None) -> list[Any]:
     """Checks the sinks asked for; the terminal's is made later, when the trace has a path."""
     if sinks is None:
-        return [*([WandbSink()] if importlib.util.find_spec("wandb") else []), "terminal"]
-    unknown = [s for s in sinks if isinstance(s, str) and s not in ("wandb", "terminal")]
+        return [*(tracker() for name, tracker in TRACKERS.items() if installed(name)), "terminal"]
+    names = (*TRACKERS, "terminal")
+    unknown = [s for s in sinks if isinstance(s, str) and s not in names]
     if unknown:
-        raise ValueError(f'sinks must be Sink objects or the names "wandb" and "terminal", got {unknown[0]!r}')
-    return [WandbSink() if s == "wandb" else s for s in sinks]
+        known = ", ".join(f'"{name}"' for name in names)
+        raise ValueError(f"sinks must be Sink objects or names among {known}, got {unknown[0]!r}")
+    return [TRACKERS[s]() if isinstance(s, str) and s in TRACKERS else s for s in sinks]
 
 
 def _remembered(state: TrainerState) -> dict[str, Any]:

@@ -1,20 +1,13 @@
-"""Where records go: the trace file, Weights & Biases, memory. Only rank zero has sinks."""
+"""Where records go: the trace file, memory, several at once; trackers are in trackers.py. Only rank zero has sinks."""
 
 from __future__ import annotations
 
-import importlib.util
-import math
-import sys
-import time
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
 from .records import Alert, Header, Reading, Record, dump_record, parse_record
-
-STEP = "train/global_step"  # the x axis that the Trainer's own rows carry
-PAUSE = 60.0  # seconds between two W&B alerts of one rule and level; W&B itself does not hold back what is logged here
 
 
 class Sink(Protocol):
@@ -101,77 +94,6 @@ def _until(path: Path, step: int) -> list[str]:
         if isinstance(record, Header) or record.step <= step:
             kept.append(line)
     return kept
-
-
-class WandbSink:
-    """Scalars in the W&B run that is open when a record comes; nothing where none is.
-
-    Rows carry `train/global_step` and no `step=`: with it W&B drops rows once its own counter is ahead. Per-layer
-    scalars are defined by exact names, hidden from the automatic charts. An alert is also sent as W&B's own, which can
-    write to people.
-
-    Attributes:
-        alerts: alerts so far; a resumed run goes on with those of its trace.
-
-    Raises:
-        ImportError: wandb is not installed.
-    """
-
-    def __init__(self) -> None:
-        if importlib.util.find_spec("wandb") is None:
-            raise ImportError('sinks asks for "wandb", which is not installed: pip install wandb')
-        self._defined: str | None = None  # id of the run whose metrics are defined
-        self._header: Header | None = None
-        self.alerts = 0
-        self._told: dict[tuple[str, str], float] = {}  # rule and level -> when W&B was alerted last
-
-    def write(self, record: Record) -> None:
-        if isinstance(record, Header):
-            self._header = record
-            return
-        run = getattr(sys.modules.get("wandb"), "run", None)  # looked up at use: a run may end or change
-        if run is None:
-            return
-        self.alerts += isinstance(record, Alert)
-        row = {"spinal/alerts": float(self.alerts), **(scalars(record) if isinstance(record, Reading) else {})}
-        if self._defined != run.id and self._header is not None:
-            self._defined = run.id
-            self._introduce(run, self._header)
-        run.log({**{name: value for name, value in row.items() if math.isfinite(value)}, STEP: record.step})
-
-        if isinstance(record, Alert):
-            self._alert(run, record)
-
-    def _alert(self, run: Any, alert: Alert) -> None:
-        now, key = time.monotonic(), (alert.rule, alert.level)
-        if now - self._told.get(key, -math.inf) >= PAUSE:
-            self._told[key] = now
-            run.alert(f"spinal: {alert.rule}", f"{alert.message}. Try: {alert.action}.", level=alert.level.upper())
-
-    def _introduce(self, run: Any, header: Header) -> None:
-        settings = {"version": header.version, "probe": header.probe, **header.config}
-        run.config.update({"spinal": settings}, allow_val_change=True)
-        for name in logged_names(header.layers):
-            per_layer = "/layer_" in name
-            run.define_metric(name, step_metric=STEP, hidden=per_layer, summary="none" if per_layer else None)
-
-    def close(self) -> None:
-        pass
-
-
-def scalars(reading: Reading) -> dict[str, float]:
-    """What trackers are given of a reading: every logged name but the count of alerts. NaN where there is no value."""
-    late, own = reading.late, (reading.displacement, reading.localization, reading.score, reading.overhead)
-    values = (late["alpha"], late["transport"], *own, *reading.alpha, *reading.transport)
-    return dict(zip(logged_names(len(reading.alpha))[1:], values, strict=True))
-
-
-def logged_names(layers: int) -> list[str]:
-    """Every name that trackers see, the count of alerts first."""
-    headline = ("alerts", "late_alpha", "late_transport", "displacement", "localization", "score", "overhead")
-    alpha = [f"spinal/alpha/layer_{i}" for i in range(1, layers + 1)]
-    transport = [f"spinal/transport/layer_{i}" for i in range(2, layers + 1)]
-    return [*(f"spinal/{name}" for name in headline), *alpha, *transport]
 
 
 class Fanout:

@@ -98,7 +98,7 @@ def test_a_bad_rules_file_is_refused_by_rule_and_field(tmp_path, name):
 
 
 def test_no_rules_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match="rules.json"):
+    with pytest.raises(FileNotFoundError, match=r"rules\.json"):
         load_rules(tmp_path / "rules.json")
 
 

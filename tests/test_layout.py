@@ -10,7 +10,7 @@ from test_records import reading
 
 import spinal_callback
 from spinal_callback import SpinalCallback
-from spinal_callback.sinks import scalars
+from spinal_callback.trackers import scalars
 
 PACKAGE = Path(spinal_callback.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -30,12 +30,14 @@ OURS = {
     "drift": "records rules trajectory",
     "calibrate": "drift records rules",
     "sinks": "records",
+    "trackers": "records",
     "terminal": "records",
     "report": "records",
     "sample": "anatomy config measures prompts ranks undisturbed",
     "probe": "anatomy config measures prompts ranks records sample undisturbed",
     "audit": "__init__ config probe prompts records",
-    "callback": "__init__ anatomy calibrate config drift probe prompts ranks records schedule sinks terminal undisturbed",
+    "callback": "__init__ anatomy calibrate config drift probe prompts ranks records schedule sinks terminal trackers"
+    " undisturbed",
     "cli": "__init__ audit calibrate drift records report rules terminal",
     "__init__": "attach audit callback config records sinks",
 }
@@ -49,7 +51,7 @@ FOREIGN = {
     "probe": {"torch"},
     "callback": {"torch", "transformers"},
     "audit": {"torch", "transformers"},
-    "sinks": {"wandb"},
+    "trackers": {"wandb", "trackio"},
     "terminal": {"tqdm", "plotext"},
     "report": {"plotext", "plotly"},
 }
@@ -117,7 +119,7 @@ def test_torch_distributed_is_in_ranks_alone(module):
 
 def test_trackers_and_plots_are_imported_where_they_are_used(module):
     name, source = module
-    for package in ("wandb", "plotext", "plotly", "deepspeed"):
+    for package in ("wandb", "trackio", "plotext", "plotly", "deepspeed"):
         assert not at_top(source, package), f"{name} imports {package} at the top"
 
 
@@ -169,7 +171,7 @@ def promised(layers):
 
 def logged(layers):
     """What the code emits: the scalars of a whole reading, and the names that the W&B sink writes itself."""
-    tree = ast.parse((PACKAGE / "sinks.py").read_text(encoding="utf-8"))
+    tree = ast.parse((PACKAGE / "trackers.py").read_text(encoding="utf-8"))
     (sink,) = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "WandbSink")
     own = {n.value for n in ast.walk(sink) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
     whole = reading(0, layers=layers, alpha=[0.5] * layers)

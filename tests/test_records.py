@@ -217,7 +217,7 @@ WRONG = [
     *(("tail", x, TAIL) for x in ((0.9, 0.1), (0.1, 0.1), (-0.1, 0.9), (0.1, 1.1), (0.1,), (0.1, NAN), 0.5, None)),
     *(("tail", x, TAIL) for x in (("0.1", 0.9), (False, 0.9), (0.1, 0.5, 0.9))),
     *(("top_k", x, f"top_k {COUNT}1 or None for the whole vocabulary, got ") for x in (0, 1.5, "all", True)),
-    *(("rules", x, "rules must be the path of a file made by spinal calibrate, or None, got ") for x in (1, ["a"], True)),
+    *(("rules", x, "rules must be the path of a file made by spinal calibrate, or None, got ") for x in (1, ["a"])),
     *(("stop_on", x, "stop_on must be one of None, 'warn', 'error', got ") for x in ("fatal", True, "", ["warn"])),
     *((f, x, f"{f} must be True or False, got ") for f in FLAGS for x in (1, "no", None)),
     *(("seed", x, f"seed {COUNT}0, got ") for x in (-1, 1.0, None)),

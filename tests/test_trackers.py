@@ -1,0 +1,226 @@
+"""trackers.py: real runs of Weights & Biases (offline) and trackio, read back from their files."""
+
+import dataclasses
+import json
+import math
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_records import alert, header, reading
+
+from spinal_callback import SpinalCallback, trackers
+from spinal_callback.trackers import STEP, TRACKERS, TrackioSink, WandbSink, scalars
+
+# --- scalars
+
+HEADLINES = {"late_alpha", "late_transport", "displacement", "localization", "score", "overhead"}
+
+
+def test_scalars_of_a_reading():
+    whole = reading(alpha=[0.5, 0.6, 0.7, 0.8])
+    row = scalars(whole)
+    layers = {f"spinal/alpha/layer_{i}" for i in (1, 2, 3, 4)} | {f"spinal/transport/layer_{i}" for i in (2, 3, 4)}
+    assert set(row) == {f"spinal/{name}" for name in HEADLINES} | layers
+    assert row["spinal/alpha/layer_1"] == 0.5 and row["spinal/alpha/layer_4"] == 0.8
+    assert row["spinal/transport/layer_2"] == whole.transport[0]  # named after the layer where the step ends
+    assert row["spinal/late_alpha"] == 0.85 and row["spinal/late_transport"] == 1.35
+    assert [row[f"spinal/{name}"] for name in ("displacement", "localization", "score", "overhead")] == [
+        whole.displacement, whole.localization, whole.score, whole.overhead
+    ]  # fmt: skip
+
+
+def test_scalars_name_what_is_not_to_be_had_too():
+    row = scalars(reading(score=math.nan))  # so that W&B hears of every name with the first row
+    assert set(row) == set(scalars(reading(alpha=[0.1] * 4)))
+    assert [name for name, value in row.items() if math.isnan(value)] == ["spinal/score", "spinal/alpha/layer_1"]
+
+
+# --- W&B
+
+
+def inspect(folder):
+    """Records of the one offline run in `folder`, as W&B's own reader prints them."""
+    (run,) = folder.glob("wandb/offline-run-*")
+    command = [Path(sys.executable).parent / "wandb", "leet", "inspect", "--json", run]
+    told = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True).stdout
+    records = [json.loads(line) for line in told.splitlines() if line.strip()]
+    assert records[-1]["type"] == "exit"  # otherwise the file is not written to its end
+    return records
+
+
+def run_with(folder, *records):
+    """A run in which the Trainer logs a row of its own, and the sink gets `records`."""
+    wandb = pytest.importorskip("wandb")
+    with wandb.init(project="test", dir=folder, mode="offline") as run:
+        run.log({"train/loss": 0.5, STEP: 5})
+        sink = WandbSink()
+        for record in records:
+            sink.write(record)
+        sink.close()
+    wandb.teardown()
+    return inspect(folder)
+
+
+@pytest.fixture(scope="module")
+def wandb_run(tmp_path_factory):
+    quiet = [math.nan] * 4
+    first = reading(5, layers=4, alpha=quiet, localization=math.nan, score=math.nan)  # as at step 0 of a run
+    whole = [reading(step, alpha=[0.5, 0.6, 0.7, 0.8]) for step in (5, 10)]
+    folder = tmp_path_factory.mktemp("wandb")
+    return {
+        "whole": run_with(folder / "whole", header(), whole[0], alert(5), alert(5, rule="other"), whole[1]),
+        "holed": run_with(folder / "holed", header(), first, whole[1]),
+        "alert first": run_with(folder / "alert", header(), alert(0, rule="probe_failed"), whole[1], alert(10)),
+    }
+
+
+def history(records):
+    return [r["history"]["item"] for r in records if r["type"] == "history"]
+
+
+def metrics(records):
+    return {r["metric"]["name"]: r["metric"] for r in records if r["type"] == "metric" and "name" in r["metric"]}
+
+
+def test_wandb_rows_carry_the_trainers_step(wandb_run):
+    rows = history(wandb_run["whole"])
+    assert [row[STEP] for row in rows] == [5, 5, 5, 5, 10]
+    assert [row["_step"] for row in rows] == [0, 1, 2, 3, 4]  # rows of one step are kept apart: none is dropped
+    named = [{k: v for k, v in row.items() if k.startswith("spinal/")} for row in rows]
+    assert named[0] == {} and rows[0]["train/loss"] == 0.5
+    assert named[1] == {"spinal/alerts": 0, **scalars(reading(5, alpha=[0.5, 0.6, 0.7, 0.8]))}
+    assert named[2:4] == [{"spinal/alerts": 1}, {"spinal/alerts": 2}]
+    assert named[4] == {**named[1], "spinal/alerts": 2}
+
+
+def test_wandb_is_given_no_nan(wandb_run):
+    holed = next(row for row in history(wandb_run["holed"]) if "spinal/alerts" in row)
+    assert "spinal/late_alpha" in holed
+    assert not {"spinal/score", "spinal/localization", "spinal/alpha/layer_1"} & set(holed)
+
+
+def test_wandb_hides_the_layers_and_shows_the_headlines(wandb_run):
+    defined = metrics(wandb_run["whole"])
+    for name in scalars(reading(alpha=[0.5, 0.6, 0.7, 0.8])):
+        metric = defined[name]
+        assert metric["step_metric"] == STEP
+        assert metric["options"].get("hidden", False) == ("/layer_" in name)
+        assert metric.get("summary", {}).get("none", False) == ("/layer_" in name)
+
+
+@pytest.mark.parametrize("name", ["whole", "holed", "alert first"])
+def test_wandb_defines_every_name_that_is_logged(wandb_run, name):
+    logged = {k for row in history(wandb_run[name]) for k in row if k.startswith("spinal/")}
+    assert logged >= {"spinal/score", "spinal/alerts", "spinal/alpha/layer_1"}
+    assert logged == {k for k in metrics(wandb_run[name]) if k.startswith("spinal/")}
+
+
+def test_wandb_sends_alerts_of_its_own_and_holds_back_what_repeats(tmp_path):
+    told = (alert(5), alert(6), alert(6, rule="other"), alert(7, level="warn"), alert(8))
+    sent = [r["alert"] for r in run_with(tmp_path, header(), *told) if r["type"] == "alert"]
+    assert [(a["title"], a["level"]) for a in sent] == [
+        ("spinal: nonfinite", "ERROR"),
+        ("spinal: other", "ERROR"),
+        ("spinal: nonfinite", "WARN"),
+    ]
+    assert sent[0]["text"] == "7 are NaN. Try: stop."
+
+
+def test_wandb_is_told_again_after_the_pause(tmp_path, monkeypatch):
+    monkeypatch.setattr(trackers, "PAUSE", 0.0)
+    sent = [r for r in run_with(tmp_path, header(), alert(5), alert(6)) if r["type"] == "alert"]
+    assert len(sent) == 2
+
+
+def test_a_healthy_run_sends_wandb_no_alert(wandb_run):
+    assert [r for r in wandb_run["holed"] if r["type"] == "alert"] == []
+
+
+def test_wandb_is_told_the_settings_once(wandb_run):
+    updates = [r["run"]["config"]["update"] for r in wandb_run["whole"] if "config" in r.get("run", {})]
+    updates += [r["config"]["update"] for r in wandb_run["whole"] if r["type"] == "config"]
+    (told,) = [u["spinal"] for u in updates if "spinal" in u]
+    assert told["probe"] == header().probe and told["num_prompts"] == 64
+
+
+def test_no_run_nothing_happens(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.chdir(tmp_path)
+    sink = WandbSink()
+    for record in (header(), reading(0), alert(0)):
+        sink.write(record)
+    sink.close()
+    assert wandb.run is None
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", TRACKERS)
+def test_a_tracker_asked_for_but_not_installed(monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)  # what Python itself takes for "cannot be imported"
+    with pytest.raises(ImportError, match=f'sinks asks for "{name}", which is not installed: pip install {name}'):
+        TRACKERS[name]()
+    assert not any(isinstance(sink, TRACKERS[name]) for sink in SpinalCallback()._sinks)
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(
+        ValueError, match='sinks must be Sink objects or names among "wandb", "trackio", "terminal", got'
+    ):
+        SpinalCallback(sinks=["mlflow"])
+
+
+def test_records_are_left_as_they_are():
+    record = reading(0)
+    before = dataclasses.asdict(record)
+    scalars(record)
+    assert repr(dataclasses.asdict(record)) == repr(before)
+
+
+# --- trackio
+
+
+def trackio_run(folder, monkeypatch, *records):
+    """The rows and alerts of a run in which the Trainer logs a row of its own, read from trackio's database."""
+    trackio = pytest.importorskip("trackio")
+    monkeypatch.setattr(trackio.utils, "TRACKIO_DIR", folder)
+    monkeypatch.setattr(trackio.sqlite_storage, "TRACKIO_DIR", folder)
+    trackio.init("test", name="run", embed=False, auto_log_cpu=False, auto_log_gpu=False)
+    trackio.log({"train/loss": 0.5}, step=5)
+    sink = TrackioSink()
+    for record in records:
+        sink.write(record)
+    sink.close()
+    trackio.finish()
+    with sqlite3.connect(next(folder.glob("*.db"))) as base:
+        rows = base.execute("select step, metrics from metrics order by id").fetchall()
+        alerts = base.execute("select title, text, level from alerts order by id").fetchall()
+    return [(step, json.loads(values)) for step, values in rows], alerts
+
+
+def test_trackio_is_given_headlines_and_alerts(tmp_path, monkeypatch):
+    records = (header(), reading(5, score=math.nan), alert(5), alert(6), alert(6, level="warn"), reading(10))
+    rows, alerts = trackio_run(tmp_path, monkeypatch, *records)
+    assert rows[0] == (5, {"train/loss": 0.5})
+    assert [step for step, _ in rows[1:]] == [5, 5, 6, 6, 10]
+    assert rows[5][1] == {k: v for k, v in scalars(reading(10)).items() if "/layer_" not in k} | {"spinal/alerts": 3}
+    assert "spinal/score" not in rows[1][1] and rows[1][1]["spinal/alerts"] == 0
+    assert alerts == [
+        ("spinal: nonfinite", "7 are NaN. Try: stop.", "error"),
+        ("spinal: nonfinite", "7 are NaN. Try: stop.", "warn"),  # the second error is held back
+    ]
+
+
+def test_a_calm_run_sends_trackio_no_alert(tmp_path, monkeypatch):
+    assert trackio_run(tmp_path, monkeypatch, header(), reading(0), reading(5))[1] == []
+
+
+def test_without_a_trackio_run_nothing_happens(tmp_path, monkeypatch):
+    pytest.importorskip("trackio")
+    monkeypatch.chdir(tmp_path)
+    sink = TrackioSink()
+    for record in (header(), reading(0), alert(0)):
+        sink.write(record)
+    assert sink.alerts == 0 and list(tmp_path.iterdir()) == []
