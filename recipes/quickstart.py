@@ -26,7 +26,7 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=40, help="optimizer steps")
     parser.add_argument("--every", type=int, default=5, help="steps between probes")
-    parser.add_argument("--learning-rate", type=float, default=1e-6)
+    parser.add_argument("--learning-rate", type=float, default=2e-6)
     parser.add_argument("--output", default="runs/quickstart", help="where checkpoints and the trace go")
     args = parser.parse_args()
 

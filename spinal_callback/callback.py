@@ -21,11 +21,11 @@ from .config import SpinalConfig
 from .drift import Detector
 from .probe import Probe
 from .prompts import PromptSet, collect
-from .records import LEVELS, TRAINER_KEYS, Alert, Header, Record
+from .recorder import Recorder
+from .records import LEVELS, TRAINER_KEYS, Alert, Header
 from .schedule import Clock, Schedule
-from .sinks import Fanout, JsonLinesSink, Sink
-from .terminal import TerminalSink, say
-from .trackers import TRACKERS, installed
+from .sinks import Sink
+from .terminal import say
 from .undisturbed import random_states_kept
 
 KEY = "spinal_callback"  # of our part of the trainer's state; not the class's name, which the Trainer would look up
@@ -79,13 +79,12 @@ class SpinalCallback(TrainerCallback):
         self.config = config or SpinalConfig(**fields)
         self._limits = load_rules(self.config.rules) if self.config.rules else {}
         self._prompts = prompts
-        self._sinks = _named(sinks)
+        self._recorder = Recorder(sinks)
         self._probe: Probe | None = None
         self._fresh()
 
     def _fresh(self) -> None:
         """As before a run: one callback may see several."""
-        self._fanout = Fanout([])
         self._logged: dict[str, float] = {}  # what the Trainer logged last
         self._checkpoints: list[int] = []  # steps at which one was saved
         self._schedule = Schedule(self.config.every, self.config.overhead)
@@ -112,7 +111,7 @@ class SpinalCallback(TrainerCallback):
         self._detector = Detector(probe.window, self._limits)
         folder = Path(args.output_dir or ".")
         home = self._resume(folder, state, device)
-        ranks.together(lambda: self._open_sinks(folder, home, state, model), device)
+        ranks.together(lambda: self._open(folder, home, state, model), device)
         self._clock = Clock(state.global_step)
         if probe.start is None:
             self._guarded(
@@ -157,7 +156,7 @@ class SpinalCallback(TrainerCallback):
         sharded = ranks.is_fsdp(kwargs["model"])  # forward passes outside the training loop are not safe there
         if self._last_step != state.global_step and not best_was_loaded and not sharded:
             self._look(state, control)
-        self._fanout.close()
+        self._recorder.close()
 
     # --- what they lead to
 
@@ -189,16 +188,16 @@ class SpinalCallback(TrainerCallback):
         reading = dataclasses.replace(
             reading, seconds=seconds, overhead=overhead, peak_bytes=int(peak), trainer=trainer
         )
-        self._tell(reading)
+        self._recorder.tell(reading)
         for what, now in probe.sampler.at_a_time.items():
             if now < before[what]:
                 words = (
                     f"out of memory at step {reading.step}: the probe takes {now} {what} at a time, not {before[what]}"
                 )
-                self._tell(_failure(reading.step, words, rule="probe_memory"))
+                self._recorder.failed(reading.step, words, rule="probe_memory")
         for alert in self._guarded(lambda: self._detector.update(reading), state, "no alert rules") or []:
             alert = self._with_last_good(alert)
-            self._tell(alert)
+            self._recorder.tell(alert)
             self._act(alert, control)
         none = gradients is not None and bool(gradients.isnan().all()) and reading.nonfinite == 0
         if none and not self._said_gradients:
@@ -274,15 +273,8 @@ class SpinalCallback(TrainerCallback):
             self._failed(state, otherwise, error)
 
     def _failed(self, state: TrainerState, what: str, error: Exception) -> None:
-        self._tell(_failure(state.global_step, f"{what} at step {state.global_step}: {error!r}"))
+        self._recorder.failed(state.global_step, f"{what} at step {state.global_step}: {error!r}")
         warnings.warn(f"spinal: {what} at step {state.global_step}: {error!r}", stacklevel=2)
-
-    def _tell(self, record: Record) -> None:
-        """Writes to every sink. A sink that throws is dropped, and the others are told so."""
-        self._fanout.write(record)
-        step = 0 if isinstance(record, Header) else record.step
-        while self._fanout.dropped:
-            self._fanout.write(_failure(step, self._fanout.dropped.pop(0), rule="sink_failed"))
 
     def _collect(self, trainer: dict[str, Any]) -> PromptSet:
         source, tokenizer = self._prompts, trainer.get("processing_class")
@@ -304,42 +296,20 @@ class SpinalCallback(TrainerCallback):
             seed=config.seed,
         )
 
-    def _open_sinks(self, folder: Path, home: Path | None, state: TrainerState, model: Any) -> None:
+    def _open(self, folder: Path, home: Path | None, state: TrainerState, model: Any) -> None:
         assert self._probe is not None
         if not state.is_world_process_zero:
             return
-        path = folder / "_spinal" / "trace.jsonl"
-        if home is None and state.global_step > 0 and path.exists():  # of another reference: not to be mixed with ours
-            path.replace(path.with_name(f"trace_before_{state.global_step}.jsonl"))
-        earlier = None if home is None else home / "_spinal" / "trace.jsonl"
-        trace = JsonLinesSink(path, resume_at=state.global_step or None, earlier=earlier)
-        more: list[Any] = [TerminalSink(path) if s == "terminal" else s for s in self._sinks]
-        for sink in (s for s in more if isinstance(s, tuple(TRACKERS.values()))):
-            sink.alerts = trace.alerts  # a resumed run goes on counting
-        self._fanout = Fanout([trace, *more])
-        self._tell(
-            Header(
-                version=__version__,
-                model=getattr(model.config, "_name_or_path", "") or self._probe.sampler.anatomy.name,
-                layers=self._probe.layers,
-                window=self._probe.window,
-                probe=self._probe.prompts.hash,
-                prompts=len(self._probe.prompts.ids),
-                config=self.config.to_json(),
-            )
+        header = Header(
+            version=__version__,
+            model=getattr(model.config, "_name_or_path", "") or self._probe.sampler.anatomy.name,
+            layers=self._probe.layers,
+            window=self._probe.window,
+            probe=self._probe.prompts.hash,
+            prompts=len(self._probe.prompts.ids),
+            config=self.config.to_json(),
         )
-
-
-def _named(sinks: Iterable[Sink | str] | None) -> list[Any]:
-    """Checks the sinks asked for; the terminal's is made later, when the trace has a path."""
-    if sinks is None:
-        return [*(tracker() for name, tracker in TRACKERS.items() if installed(name)), "terminal"]
-    names = (*TRACKERS, "terminal")
-    unknown = [s for s in sinks if isinstance(s, str) and s not in names]
-    if unknown:
-        known = ", ".join(f'"{name}"' for name in names)
-        raise ValueError(f"sinks must be Sink objects or names among {known}, got {unknown[0]!r}")
-    return [TRACKERS[s]() if isinstance(s, str) and s in TRACKERS else s for s in sinks]
+        self._recorder.open(header, folder, state.global_step, home)
 
 
 def _remembered(state: TrainerState) -> dict[str, Any]:
@@ -349,16 +319,3 @@ def _remembered(state: TrainerState) -> dict[str, Any]:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
-
-
-def _failure(step: int, message: str, rule: str = "probe_failed") -> Alert:
-    return Alert(
-        step=step,
-        rule=rule,
-        level="warn",
-        layers=[],
-        value=math.nan,
-        threshold=math.nan,
-        message=message,
-        action="training goes on; report it if it stays",
-    )

@@ -11,8 +11,7 @@ import tiny
 import torch
 from trl import DPOConfig, DPOTrainer
 
-from spinal_callback import MemorySink, Reading, SpinalCallback, SpinalConfig, load_trace
-from spinal_callback import callback as callback_module
+from spinal_callback import MemorySink, Reading, SpinalCallback, SpinalConfig, load_trace, trackers
 from spinal_callback.sample import Sampler
 
 SMALL = {"num_prompts": 20}
@@ -270,14 +269,14 @@ def test_an_unwritable_output_folder_is_refused(tmp_path):
 
 
 def test_wandb_asked_for_but_not_installed(monkeypatch):
-    monkeypatch.setattr(callback_module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="pip install wandb"):
         SpinalCallback(sinks=["wandb"])
     SpinalCallback()  # not asked for: no tracker is fine
 
 
 def test_unknown_sinks_and_both_kinds_of_settings_are_refused():
-    with pytest.raises(ValueError, match='"wandb" and "terminal", got \'tensorbord\''):
+    with pytest.raises(ValueError, match='"trackio", "terminal", got \'tensorbord\''):
         SpinalCallback(sinks=["tensorbord"])
     with pytest.raises(ValueError, match="give config or its fields, not both: config and every"):
         SpinalCallback(SpinalConfig(), every=3)

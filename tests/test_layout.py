@@ -31,12 +31,13 @@ OURS = {
     "calibrate": "drift records rules",
     "sinks": "records",
     "trackers": "records",
+    "recorder": "records sinks terminal trackers",
     "terminal": "records",
     "report": "records",
     "sample": "anatomy config measures prompts ranks undisturbed",
     "probe": "anatomy config measures prompts ranks records sample undisturbed",
     "audit": "__init__ config probe prompts records",
-    "callback": "__init__ anatomy calibrate config drift probe prompts ranks records schedule sinks terminal trackers"
+    "callback": "__init__ anatomy calibrate config drift probe prompts ranks recorder records schedule sinks terminal"
     " undisturbed",
     "cli": "__init__ audit calibrate drift records report rules terminal",
     "__init__": "attach audit callback config records sinks",

@@ -162,7 +162,7 @@ def test_a_tracker_asked_for_but_not_installed(monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)  # what Python itself takes for "cannot be imported"
     with pytest.raises(ImportError, match=f'sinks asks for "{name}", which is not installed: pip install {name}'):
         TRACKERS[name]()
-    assert not any(isinstance(sink, TRACKERS[name]) for sink in SpinalCallback()._sinks)
+    assert not any(isinstance(sink, TRACKERS[name]) for sink in SpinalCallback()._recorder.asked)
 
 
 def test_an_unknown_name_is_refused():

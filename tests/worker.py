@@ -37,10 +37,8 @@ class Seen(SpinalCallback):
     def __init__(self, **fields):
         super().__init__(**WATCHED | fields)
         self.seen = MemorySink()
-
-    def _tell(self, record):
-        self.seen.write(record)
-        super()._tell(record)
+        tell = self._recorder.tell
+        self._recorder.tell = lambda record: (self.seen.write(record), tell(record))
 
 
 class Norms(TrainerCallback):
@@ -137,7 +135,7 @@ def outcome(trainer, callback=None):
         "readings": [json.loads(dump_record(r)) for r in readings],
         "alerts": [[a.step, a.rule, a.message] for a in alerts],
         "prompts": callback._probe.prompts.ids,
-        "sinks": len(callback._fanout.sinks),
+        "sinks": len(callback._recorder.fanout.sinks),
     }
 
 
