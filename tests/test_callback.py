@@ -1,7 +1,6 @@
 """The callback in a real DPOTrainer."""
 
 import copy
-import hashlib
 import math
 from pathlib import Path
 
@@ -18,36 +17,15 @@ SMALL = {"num_prompts": 20}
 
 
 def trainer(folder, *callbacks, model=None, data=None, **arguments):
-    settings = {
-        "max_steps": 4,
-        "per_device_train_batch_size": 2,
-        "learning_rate": 1e-3,
-        "max_length": 64,
-        "activation_checkpointing": False,
-        "use_cpu": True,
-        "bf16": False,
-        "disable_tqdm": True,
-        "report_to": [],
-        "save_strategy": "no",
-        "logging_steps": 1,
-        "dataloader_pin_memory": False,
-    }
     model = model or tiny.llama()
     return DPOTrainer(
         model,
         ref_model=copy.deepcopy(model),
-        args=DPOConfig(output_dir=str(folder), **settings | arguments),
+        args=DPOConfig(output_dir=str(folder), **tiny.DPO_SETTINGS | {"max_steps": 4} | arguments),
         train_dataset=data or tiny.preferences(),
         processing_class=tiny.tokenizer(),
         callbacks=list(callbacks),
     )
-
-
-def digest(model):
-    sha = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        sha.update(name.encode() + tensor.numpy().tobytes())
-    return sha.hexdigest()
 
 
 def steps(readings):
@@ -139,7 +117,6 @@ def twin(folder, *callbacks, **arguments):
         folder,
         *callbacks,
         model=tiny.llama(attention_dropout=0.2),
-        disable_dropout=False,
         gradient_accumulation_steps=2,
         max_steps=6,
         **arguments,
@@ -148,7 +125,7 @@ def twin(folder, *callbacks, **arguments):
     logs = [
         {k: v for k, v in row.items() if "runtime" not in k and "per_second" not in k} for row in t.state.log_history
     ]
-    return digest(t.model), logs
+    return tiny.digest(t.model.state_dict()), logs
 
 
 def test_weights_and_logs_are_those_without_the_callback(tmp_path):

@@ -148,7 +148,7 @@ def test_a_model_given_as_a_folder_brings_its_tokenizer(tmp_path):
     memory = MemorySink()
     trainer = DPOTrainer(
         model=str(tmp_path / "model"),
-        args=DPOConfig(output_dir=str(tmp_path), **twins.SETTINGS),
+        args=DPOConfig(output_dir=str(tmp_path), **tiny.SETTINGS),
         train_dataset=tiny.preferences(24),
         callbacks=[twins.watcher(memory, prompts=[f"w{i} w{i + 1}" for i in range(16)])],
     )

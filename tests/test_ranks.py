@@ -9,7 +9,6 @@ import reference
 import tiny
 import torch
 from launch import launch
-from twins import digest
 
 from spinal_callback import SpinalConfig, load_trace, ranks, sample
 from spinal_callback.probe import Probe
@@ -30,16 +29,9 @@ def one_process(folder, rank, model):
     probe = Probe(model, PromptSet(prompts, [0] * len(prompts)), SpinalConfig(num_prompts=len(prompts)))
     first = probe.read(0)
     weights = torch.load(folder / "weights.pt")
-    assert digest_of(weights) == rank["weights"]
+    assert tiny.digest(weights) == rank["weights"]
     model.load_state_dict(weights)
     return [json.loads(dump_record(r)) for r in (first, probe.read(rank["step"]))]
-
-
-def digest_of(weights):
-    class Holder:
-        state_dict = staticmethod(lambda: weights)
-
-    return digest(Holder)
 
 
 def assert_same_reading(told, alone):

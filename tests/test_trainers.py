@@ -57,7 +57,7 @@ def made(kind, config, data, **settings):
         arguments = {k: v for k, v in settings.items() if k not in ("trainer", "model")}
         return kind(
             model=model,
-            args=config(output_dir=str(folder), **twins.SETTINGS | arguments),
+            args=config(output_dir=str(folder), **tiny.SETTINGS | arguments),
             train_dataset=data(),
             callbacks=list(callbacks),
             **settings.get("trainer", {"processing_class": tiny.tokenizer()}),
@@ -142,7 +142,7 @@ def test_a_reward_model_is_refused(tmp_path):
     config.num_labels = 1
     trainer = RewardTrainer(
         model=LlamaForSequenceClassification(config),
-        args=RewardConfig(output_dir=str(tmp_path), **twins.SETTINGS),
+        args=RewardConfig(output_dir=str(tmp_path), **tiny.SETTINGS),
         train_dataset=tiny.preferences(24),
         processing_class=tiny.tokenizer(),
         callbacks=[SpinalCallback()],

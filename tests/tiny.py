@@ -1,5 +1,6 @@
-"""Tiny models, a tokenizer and preference data made on the spot: no hub, no files."""
+"""Tiny models, a tokenizer, preference data and a trainer's settings, made on the spot: no hub, no files."""
 
+import hashlib
 import random
 
 import torch
@@ -8,6 +9,20 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 WORDS = [f"w{i}" for i in range(90)]
+SETTINGS = {  # of a trainer that runs for seconds on a CPU and is silent
+    "max_steps": 6,
+    "per_device_train_batch_size": 2,
+    "learning_rate": 1e-3,
+    "activation_checkpointing": False,
+    "use_cpu": True,
+    "bf16": False,
+    "disable_tqdm": True,
+    "report_to": [],
+    "save_strategy": "no",
+    "logging_steps": 1,
+    "dataloader_pin_memory": False,
+}
+DPO_SETTINGS = {**SETTINGS, "max_length": 64, "disable_dropout": False}
 CHAT_TEMPLATE = (
     "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }} <end> {% endfor %}"
     "{% if add_generation_prompt %}<assistant> {% endif %}"
@@ -42,6 +57,15 @@ def llama(layers=9, width=32, vocabulary=100, seed=0, **fields):
         **fields,
     )
     return randomize(LlamaForCausalLM(config), seed)
+
+
+def digest(weights):
+    """SHA-256 of a state dict: every weight and buffer, of whatever dtype."""
+    sha = hashlib.sha256()
+    for name, tensor in weights.items():
+        if isinstance(tensor, torch.Tensor):
+            sha.update(name.encode() + tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
 
 
 def lora(**fields):

@@ -1,6 +1,5 @@
 """Two runs of one setting, with the callback and without: what is compared, and the DPO run that most tests train."""
 
-import hashlib
 import warnings
 
 import tiny
@@ -11,28 +10,14 @@ from trl import DPOConfig, DPOTrainer
 
 from spinal_callback import SpinalCallback
 
-SETTINGS = {
-    "max_steps": 6,
-    "per_device_train_batch_size": 2,
-    "learning_rate": 1e-3,
-    "activation_checkpointing": False,
-    "use_cpu": True,
-    "bf16": False,
-    "disable_tqdm": True,
-    "report_to": [],
-    "save_strategy": "no",
-    "logging_steps": 1,
-    "dataloader_pin_memory": False,
-}
 CLOCKS = ("runtime", "per_second", "step_time", "profiling")
 
 
 def dpo(folder, *callbacks, model=None, data=None, trainer=None, **arguments):
     """A DPOTrainer with dropout left on; `trainer` holds arguments for it, the rest is for its DPOConfig."""
-    settings = {**SETTINGS, "max_length": 64, "disable_dropout": False}
     return DPOTrainer(
         model=model if model is not None else policy(),
-        args=DPOConfig(output_dir=str(folder), **settings | arguments),
+        args=DPOConfig(output_dir=str(folder), **tiny.DPO_SETTINGS | arguments),
         train_dataset=data if data is not None else tiny.preferences(24),
         processing_class=tiny.tokenizer(),
         callbacks=list(callbacks),
@@ -51,7 +36,7 @@ def plain(folder, *callbacks, model=None, data=None, **arguments):
     """A transformers Trainer on `language_rows`, without a tokenizer."""
     return Trainer(
         model=model if model is not None else policy(),
-        args=TrainingArguments(output_dir=str(folder), **SETTINGS | arguments),
+        args=TrainingArguments(output_dir=str(folder), **tiny.SETTINGS | arguments),
         train_dataset=data if data is not None else language_rows(),
         callbacks=list(callbacks),
     )
@@ -78,15 +63,7 @@ def outcome(trainer):
         )  # a probe that failed would disturb nothing, and prove nothing
         trainer.train()
     own = [{k: v for k, v in row.items() if not any(c in k for c in CLOCKS)} for row in trainer.state.log_history]
-    return digest(trainer.model), own
-
-
-def digest(model):
-    sha = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        if isinstance(tensor, torch.Tensor):
-            sha.update(name.encode() + tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest()
+    return tiny.digest(trainer.model.state_dict()), own
 
 
 def probe_of(trainer):

@@ -5,7 +5,6 @@ A scenario is a function of its folder that returns JSON. What fails on one rank
 
 import contextlib
 import faulthandler
-import hashlib
 import json
 import os
 import signal
@@ -77,38 +76,16 @@ def dropping_out(**fields):
 
 def dpo(folder, *callbacks, model=None, peft_config=None, **arguments):
     """A DPOTrainer, always with the same data, weights and dropout."""
-    settings = {
-        "max_steps": 4,
-        "per_device_train_batch_size": 2,
-        "learning_rate": 1e-3,
-        "max_length": 64,
-        "activation_checkpointing": False,
-        "disable_dropout": False,
-        "use_cpu": True,
-        "bf16": False,
-        "disable_tqdm": True,
-        "report_to": [],
-        "save_strategy": "no",
-        "logging_steps": 1,
-        "dataloader_pin_memory": False,
-    }
     torch.manual_seed(0)
     return DPOTrainer(
         model or dropping_out(),
         ref_model=None if peft_config or hasattr(model, "peft_config") else dropping_out(),
-        args=DPOConfig(output_dir=str(folder), **settings | arguments),
+        args=DPOConfig(output_dir=str(folder), **tiny.DPO_SETTINGS | {"max_steps": 4} | arguments),
         train_dataset=tiny.preferences(),
         processing_class=tiny.tokenizer(),
         callbacks=list(callbacks),
         peft_config=peft_config,
     )
-
-
-def digest(weights):
-    sha = hashlib.sha256()
-    for name, tensor in weights.items():
-        sha.update(name.encode() + tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest()
 
 
 def whole(model):
@@ -127,7 +104,7 @@ def outcome(trainer, callback=None):
         {k: v for k, v in row.items() if "runtime" not in k and "per_second" not in k}
         for row in trainer.state.log_history
     ]
-    told = {"weights": digest(weights), "logs": logs, "step": trainer.state.global_step}
+    told = {"weights": tiny.digest(weights), "logs": logs, "step": trainer.state.global_step}
     if callback is None:
         return told
     readings, alerts = callback.seen.readings, callback.seen.alerts

@@ -19,7 +19,7 @@ from peft import get_peft_model
 from torch.nn.modules.module import register_module_forward_hook
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 from trl import DPOConfig, DPOTrainer
-from twins import SETTINGS, language_rows
+from twins import language_rows
 from worker import RANK, Seen, failing_in_layer_5, main, outcome
 
 from spinal_callback import anatomy, ranks, sample
@@ -54,14 +54,14 @@ def trained(folder, *callbacks, zero, tied=False, peft_config=None, head=False, 
     if RANK == 0:
         tiny.llama(attention_dropout=0.2, tie_word_embeddings=tied).save_pretrained(home)
     torch.distributed.barrier()
-    settings = {**SETTINGS, "deepspeed": zero} | arguments
+    arguments = {"deepspeed": zero} | arguments
     torch.manual_seed(0)
     if head:
-        trainer = head_adapted(folder, home, settings, callbacks)
+        trainer = head_adapted(folder, home, arguments, callbacks)
     else:
         trainer = DPOTrainer(
             str(home),
-            args=DPOConfig(output_dir=str(folder), max_length=64, disable_dropout=False, **settings),
+            args=DPOConfig(output_dir=str(folder), **tiny.DPO_SETTINGS | arguments),
             train_dataset=tiny.preferences(),
             processing_class=tiny.tokenizer(),
             callbacks=list(callbacks),
@@ -71,12 +71,13 @@ def trained(folder, *callbacks, zero, tied=False, peft_config=None, head=False, 
     return outcome(trainer, next((c for c in callbacks if isinstance(c, Seen)), None))
 
 
-def head_adapted(folder, home, settings, callbacks):
-    arguments = TrainingArguments(output_dir=str(folder), **settings)  # before the model: it is sharded while loaded
+def head_adapted(folder, home, arguments, callbacks):
+    args = TrainingArguments(output_dir=str(folder), **tiny.SETTINGS | arguments)
+    # after these arguments: with ZeRO-3 a model is sharded while it is loaded
     model = AutoModelForCausalLM.from_pretrained(home)
     return Trainer(
         get_peft_model(model, tiny.lora(target_modules=["q_proj", "lm_head"])),
-        args=arguments,
+        args=args,
         train_dataset=language_rows(),
         callbacks=list(callbacks),
     )
