@@ -111,8 +111,8 @@ class Detector:
         words += f", first seen at step {first.since}"
         if not rule.at_once:
             words += (
-                f"; late contraction {now.alpha:+.1%} ± {now.alpha_se:.1%}, late transport {now.transport:+.3f} ±"
-                f" {now.transport_se:.3f} rad since the start"
+                f"; late contraction {now.alpha:+.1%} ± {now.alpha_se:.1%}, late transport {now.transport:+.1%} ±"
+                f" {now.transport_se:.1%} since the start"
             )
         if layers:
             words += f"; first to move: layers {', '.join(map(str, layers))}"

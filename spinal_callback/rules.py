@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from .trajectory import HORIZON, Trajectory, sure
 
-MOVED = 0.03  # movement (rad, shares of alpha) under which shares of movement say nothing
+MOVED = 0.05  # movement of the late trace (shares) under which it says nothing where movement lies
 
 
 # --- the measures: how much of what each rule watches there is now. 0: nothing that noise does not explain ------------
 
 
 def late_speed(path: Trajectory) -> float:
-    """How far the late trace moved within the last 20 steps: radians of transport and shares of alpha, as one length.
+    """How far the late trace moved within the last 20 steps: shares of transport and of alpha, as one length.
 
     Direction: either; a breaking run first overshoots in the *good* direction (alpha up, transport down). Where probes
     are farther apart than 20 steps the length is scaled to 20. Healthy alignment needs hundreds of steps for what a run
@@ -30,7 +30,7 @@ def late_speed(path: Trajectory) -> float:
 
 
 def transport_rise(path: Trajectory) -> float:
-    """By how much late transport has risen since the start, radians.
+    """By how much late transport has risen since the start, as a share of its first value.
 
     Direction: up; healthy alignment shortens the late steps (paper). The sign of a mildly hot run, whose contraction
     still climbs as it should.
@@ -49,7 +49,7 @@ def contraction_drop(path: Trajectory) -> float:
 
 
 def reversal(path: Trajectory) -> float:
-    """The lesser of a swing out and the swing back that followed, of late transport (radians) or alpha (shares).
+    """The lesser of a swing out and the swing back that followed, of late transport or alpha, in shares.
 
     Direction: out and back, either way round. Healthy runs drift one way; a run thrown about by its steps does not.
     """
@@ -126,12 +126,14 @@ class Rule:
 
 SLOWER = "lower the learning rate (or lengthen the warm-up), or raise beta"
 RULES: dict[str, Rule] = {
-    "late_speed": Rule(late_speed, Limit(0.08, 0.16), "in 20 steps", "the late trace moves too fast", SLOWER),
+    "late_speed": Rule(
+        late_speed, Limit(0.08, 0.16), "of its start in 20 steps", "the late trace moves too fast", SLOWER
+    ),
     "transport_rise": Rule(
-        transport_rise, Limit(0.06, 0.15), "rad", "late transport has risen since the start", SLOWER
+        transport_rise, Limit(0.06, 0.15), "of its start", "late transport has risen since the start", SLOWER
     ),
     "contraction_drop": Rule(
-        contraction_drop, Limit(0.05, 0.12), "of alpha", "late contraction has fallen from its best", SLOWER
+        contraction_drop, Limit(0.05, 0.12), "of its start", "late contraction has fallen from its best", SLOWER
     ),
     "reversal": Rule(reversal, Limit(0.03, 0.08), "there and back", "the late trace has swung back", SLOWER),
     "collapse": Rule(

@@ -21,7 +21,8 @@ class Point:
     Attributes:
         step: optimizer steps done.
         alpha, alpha_se: change of late contraction and its paired standard error, as shares of the first value.
-        transport, transport_se: change of late transport and its paired standard error, radians.
+        transport, transport_se: the same of late transport. Shares, not radians: a model of 8 layers has a fifth of the
+            late transport of one with 30, and moves by a fifth as much when it breaks.
         entropy: change of the final distribution's entropy, nats.
         rank: log of the late layers' mean effective rank over its first value.
         coherence: change of the depth path's coherence.
@@ -44,7 +45,7 @@ class Point:
 
     @property
     def moved(self) -> float:
-        """How far the late trace is surely from its start: radians of transport and shares of alpha, as one length."""
+        """How far the late trace is surely from its start: shares of transport and of alpha, as one length."""
         return math.hypot(sure(self.transport, self.transport_se), sure(self.alpha, self.alpha_se))
 
 
@@ -109,22 +110,23 @@ def _start(reading: Reading, window: tuple[int, int]) -> dict[str, Any]:
 
 
 def _point(reading: Reading, start: dict[str, Any], window: tuple[int, int]) -> Point:
-    scale = abs(start["late"]["alpha"]) or math.nan
+    first = start["late"]
+    alpha, transport = abs(first["alpha"]) or math.nan, abs(first["transport"]) or math.nan
     rank, late, depth = _late_rank(reading, window), window[1] - window[0] + 1, len(reading.alpha)
     share = reading.localization
     outside = (1 - share) / (depth - late) if depth > late else math.nan
     return Point(
         step=reading.step,
-        alpha=(reading.late["alpha"] - start["late"]["alpha"]) / scale,
-        alpha_se=reading.delta["alpha_se"] / scale,
-        transport=reading.late["transport"] - start["late"]["transport"],
-        transport_se=reading.delta["transport_se"],
+        alpha=(reading.late["alpha"] - first["alpha"]) / alpha,
+        alpha_se=reading.delta["alpha_se"] / alpha,
+        transport=(reading.late["transport"] - first["transport"]) / transport,
+        transport_se=reading.delta["transport_se"] / transport,
         entropy=reading.entropy - start["entropy"],
         rank=math.log(rank / start["rank"]) if rank > 0 and start["rank"] > 0 else math.nan,
         coherence=reading.coherence - start["coherence"],
         spread=outside / (share / late) if share > 0 else math.nan,
         nonfinite=reading.nonfinite,
-        movers=_movers(reading, start, scale),
+        movers=_movers(reading, start, alpha, transport),
     )
 
 
@@ -133,14 +135,14 @@ def _late_rank(reading: Reading, window: tuple[int, int]) -> float:
     return sum(known) / len(known) if known else math.nan
 
 
-def _movers(reading: Reading, start: dict[str, Any], scale: float, most: int = 5) -> list[int]:
+def _movers(reading: Reading, start: dict[str, Any], alpha: float, transport: float, most: int = 5) -> list[int]:
     """The layers whose contraction, or whose transport step that ends there, moved at least half as far as the
     farthest; the `most` farthest of them, in the order of depth. With NaN about, the layers without a value."""
     lost = [i for i, alpha in enumerate(reading.alpha, start=1) if alpha != alpha]
     if reading.nonfinite:
         return lost
-    steps = [0.0, *(b - a for a, b in zip(start["transport"], reading.transport, strict=True))]
-    alphas = [(b - a) / scale for a, b in zip(start["alpha"], reading.alpha, strict=True)]
+    steps = [0.0, *((b - a) / transport for a, b in zip(start["transport"], reading.transport, strict=True))]
+    alphas = [(b - a) / alpha for a, b in zip(start["alpha"], reading.alpha, strict=True)]
     moves = [math.hypot(sure(a, 0.0), sure(t, 0.0)) for a, t in zip(alphas, steps, strict=True)]
     far = sorted((move, i) for i, move in enumerate(moves, start=1) if move > 0 and move >= max(moves) / 2)
     return sorted(i for _, i in far[-most:])

@@ -13,16 +13,17 @@ def flat(step):
 
 
 def run(every=5, steps=100, alpha=flat, transport=flat, noise=0.002, fields=None, **others):
-    """Readings of a run; `alpha` and `transport` give the late changes at a step, in shares and radians; `others`, and
+    """Readings of a run; `alpha` and `transport` give the late changes at a step, in shares; `others`, and
     those in `fields`, are functions of the step that give other fields."""
     readings = []
     for step in range(0, steps + 1, every):
-        a, t = alpha(step) * START["alpha"], transport(step)
+        a, t = alpha(step) * START["alpha"], transport(step) * START["transport"]
+        errors = {f"{name}_se": noise * value for name, value in START.items()}
         readings.append(
             reading(
                 step,
                 late={"alpha": START["alpha"] + a, "transport": START["transport"] + t},
-                delta={"alpha": a, "alpha_se": noise, "transport": t, "transport_se": noise},
+                delta={"alpha": a, "transport": t, **errors},
                 **{"localization": 0.9, **{name: course(step) for name, course in (others | (fields or {})).items()}},
             )
         )

@@ -38,11 +38,11 @@ def test_a_point_holds_changes_since_the_first_reading():
     )
     point = trajectory(first, second).now
     assert (point.alpha, point.alpha_se) == pytest.approx((0.17 / 0.85, 0.017 / 0.85))
-    assert (point.transport, point.transport_se) == pytest.approx((-0.1, 0.02))
+    assert (point.transport, point.transport_se) == pytest.approx((-0.1 / 1.35, 0.02 / 1.35))
     assert (point.entropy, point.coherence) == pytest.approx((-0.5, -0.1))
     assert point.rank == pytest.approx(math.log(10 / 20))  # layers 3 and 4 alone
     assert point.spread == pytest.approx((0.25 / 2) / (0.75 / 2))  # two layers outside, two inside
-    assert point.moved == pytest.approx(math.hypot(0.1 - 0.04, 0.2 - 0.04))
+    assert point.moved == pytest.approx(math.hypot(0.06 / 1.35, 0.2 - 0.04))
 
 
 def test_the_first_reading_need_not_be_the_reference():
