@@ -15,7 +15,7 @@ import tiny
 import torch
 import twins
 from peft import LoraConfig
-from test_sinks import history, inspect
+from test_trackers import history, inspect
 from transformers import TrainerCallback
 
 from spinal_callback import MemorySink, load_trace
