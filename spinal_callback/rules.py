@@ -145,7 +145,7 @@ RULES: dict[str, Rule] = {
     ),
     "roughening": Rule(roughening, Limit(0.05, 0.10), "of coherence", "the depth path has become rough", SLOWER),
     "delocalized": Rule(
-        delocalized, Limit(0.9, 1.8), "of the late layers' movement", "early layers move with the late ones", SLOWER
+        delocalized, Limit(1.5, 3.0), "of the late layers' movement", "early layers move with the late ones", SLOWER
     ),
     "nonfinite": Rule(
         nonfinite,
