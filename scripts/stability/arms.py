@@ -25,7 +25,7 @@ class Tier:
     Attributes:
         steps: optimizer steps of a run.
         onset: step after which a destabilizer that comes "from a step on" begins.
-        full, lora: the learning rate that factor 1 stands for: the upper end of what is healthy.
+        full, lora: the learning rate that factor 1 stands for. A few times as much still does no harm, ten times does.
         max_length: tokens of prompt and answer that training sees.
         pairs, texts, prompts, answer: size of the held-out evaluation: preference pairs, neutral texts, prompts that
             are answered greedily, tokens of such an answer.
@@ -93,10 +93,12 @@ ARMS = (
     Arm("healthy-full-r0.2", "healthy", rate=0.2, small=12, real=2),
     Arm("healthy-full-r0.5", "healthy", rate=0.5, small=12, real=2),
     Arm("healthy-full-r1", "healthy", small=12, real=3),
+    Arm("healthy-full-r2", "healthy", rate=2, small=8),
     Arm("healthy-full-b0.3", "healthy", rate=0.5, beta=0.3, small=12),
     Arm("healthy-lora-r0.2", "healthy", lora=True, rate=0.2, small=12, real=2),
     Arm("healthy-lora-r0.5", "healthy", lora=True, rate=0.5, small=12),
     Arm("healthy-lora-r1", "healthy", lora=True, small=12, real=3),
+    Arm("healthy-lora-r2", "healthy", lora=True, rate=2, small=8),
     Arm("healthy-full-hh", "healthy", hh=True, real=2),
     Arm("healthy-lora-hh", "healthy", lora=True, hh=True, real=2),
     Arm("x10-full", "x10", rate=10, small=9, real=2),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 import random
@@ -18,6 +19,7 @@ ROOM = 16  # tokens of an answer that training must at least see
 Row = dict[str, Any]  # prompt, chosen, rejected: lists of one chat message each
 
 
+@functools.cache  # a suite's runs have the same rows, whatever becomes of the file meanwhile
 def own() -> tuple[list[Row], list[Row]]:
     """The project's own pairs: (for training, held out). The same ones whatever the seed of a run."""
     rows = [json.loads(line) for line in PREFERENCES.read_text(encoding="utf-8").splitlines()]
