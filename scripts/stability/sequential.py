@@ -1,4 +1,4 @@
-"""How to decide that a measure has been over its limit for long enough: `python scripts/stability/sequential.py --tier small`.
+"""When has a measure been over its limit for long enough: `python scripts/stability/sequential.py --tier small`.
 
 Ways of turning the rules' measures into alarms (CUSUM with several patiences, in training steps, an EWMA that remembers
 10 steps, two readings in a row, any reading), on the *fitting* half of the runs, the only one that choices may be
@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from arms import TIERS
-from report import Run, load, thinned
 from intervals import median
+from report import Run, load, thinned
 
 from spinal_callback.drift import CAP, PATIENCE, Detector
 from spinal_callback.records import Trace
