@@ -103,7 +103,7 @@ class Probe:
         window: first and last layer of the late window.
 
     Raises:
-        ValueError: the model cannot be read (`anatomy.locate`, `anatomy.prove`), the late window lies outside its
+        ValueError: the model cannot be read (`anatomy.locate`, `proof.prove`), the late window lies outside its
             depth, the prompts are too few for the tail, or their hidden states too large to keep.
     """
 

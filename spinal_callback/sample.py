@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from . import anatomy, measures, ranks
+from . import anatomy, measures, proof, ranks
 from .config import SpinalConfig
 from .prompts import PromptSet
 from .undisturbed import undisturbed
@@ -112,10 +112,10 @@ class Sampler:
         tokens = min(self._prompts.ids, key=len)[:16]
         with undisturbed(model):
             with self._precision(), self._survival() as failures:
-                states, logits = anatomy.observe(ranks.root(model), found, tokens, self.device)
+                states, logits = proof.observe(ranks.root(model), found, tokens, self.device)
             _raise_first(failures)
             with ranks.whole(found.norm, found.head):
-                anatomy.prove(model.config, found, states, logits, self._autocast)
+                proof.prove(model.config, found, states, logits, self._autocast)
         return states.shape[-1]
 
     def sample(self, reference: Sample | None = None) -> Sample:

@@ -10,7 +10,7 @@ import torch
 import transformers as hf
 from architectures import ARCHITECTURES, FEW, LLAMA_LIKE, WEIGHTLESS, Architecture
 
-from spinal_callback import anatomy
+from spinal_callback import anatomy, proof
 from spinal_callback.undisturbed import undisturbed
 
 PROMPTS = [[11, 42, 7], [90, 3, 55, 21, 8, 33, 61, 12, 29, 40, 77], [64], [5, 9, 30, 17, 8, 44, 2, 71]]
@@ -21,8 +21,8 @@ NAMES = pytest.mark.parametrize("name", ARCHITECTURES)
 def proven(model):
     found = anatomy.locate(model)
     with undisturbed(model):
-        h, logits = anatomy.observe(model, found, PROMPTS[1][:6], torch.device("cpu"))
-        anatomy.prove(model.config, found, h, logits)
+        h, logits = proof.observe(model, found, PROMPTS[1][:6], torch.device("cpu"))
+        proof.prove(model.config, found, h, logits)
     return found
 
 

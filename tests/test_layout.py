@@ -34,7 +34,8 @@ OURS = {
     "recorder": "records sinks terminal trackers",
     "terminal": "records",
     "report": "records",
-    "sample": "anatomy config measures prompts ranks undisturbed",
+    "proof": "anatomy",
+    "sample": "anatomy config measures prompts proof ranks undisturbed",
     "probe": "anatomy config measures prompts ranks records sample undisturbed",
     "audit": "__init__ config probe prompts records",
     "callback": "__init__ anatomy calibrate config drift probe prompts ranks recorder records schedule sinks terminal"
@@ -46,6 +47,7 @@ OURS = {
 FOREIGN = {
     "measures": {"torch"},
     "anatomy": {"torch", "transformers", "trl"},
+    "proof": {"torch"},
     "ranks": {"torch", "accelerate", "deepspeed"},
     "undisturbed": {"torch", "numpy"},
     "sample": {"torch", "safetensors"},

@@ -13,6 +13,7 @@ import argparse
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import pairwise
 
 from arms import TIERS
 from intervals import median
@@ -49,7 +50,7 @@ def ewma(course: Course) -> Iterator[int]:
 
 def twice(course: Course) -> Iterator[int]:
     """Two readings in a row."""
-    for (_, first), (step, second) in zip(course, course[1:], strict=False):
+    for (_, first), (step, second) in pairwise(course):
         if min(first, second) >= 1:
             yield step
 
