@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 HEAD = ("rule", "false per 10 healthy", "caught", "late", "recall", "precision", "AUROC", "median lead, steps")
-WIDTH, LINE, LEFT, BAR = 760, 24, 190, 220
+WIDTH, LINE, LEFT, BAR = 790, 24, 230, 220
 
 
 def drawn(made: Mapping[str, Any]) -> tuple[str, str]:
@@ -58,14 +58,14 @@ def _thinned(rows: Mapping[Any, Mapping[str, Any]]) -> list[str]:
 
 
 def _number(value: float, digits: int) -> str:
-    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+    return "-" if math.isnan(value) else f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: no "-0"
 
 
 def _interval(value: Sequence[float] | None, digits: int) -> str:
     if value is None or math.isnan(value[0]):
         return "-"
-    ends = "" if math.isnan(value[1]) else f" ({value[1]:.{digits}f} to {value[2]:.{digits}f})"
-    return f"{value[0]:.{digits}f}{ends}"
+    middle, low, high = (_number(x, digits) for x in value)
+    return middle if math.isnan(value[1]) else f"{middle} ({low} to {high})"
 
 
 def _figure(made: Mapping[str, Any]) -> str:
