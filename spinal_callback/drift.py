@@ -17,10 +17,11 @@ from .records import LEVELS, Alert, Reading, Trace
 from .rules import RULES, Limit, Rule
 from .trajectory import HORIZON, Trajectory
 
-PATIENCE = 5  # training steps for which a measure at twice its limit must hold
+PATIENCE = 2  # training steps for which a measure at twice its limit must hold
 COOLDOWN = 20  # training steps between two alerts of one rule and level
 CHOSEN_LOST = 2.0  # reward (nats times beta) that chosen answers may lose before it counts against the run
-CAP = 3.0  # times its limit that a measure counts at most: one wild reading is not many
+FULL = 1 - 1e-9  # sum at which an alarm is raised: ten tenths make 0.9999999999999999
+CAP = 2.0  # times its limit that a measure counts at most: one wild reading is not many
 
 
 @dataclass
@@ -28,8 +29,8 @@ class Alarm:
     """One rule at one level: a cumulative sum (CUSUM) over training steps of how far a measure is above its limit.
 
     Each reading adds `(min(measure / limit, CAP) - 1) x steps since the last / PATIENCE`, steps up to the horizon;
-    below 0 the sum is 0, at 1 the alarm is raised. So a measure at twice its limit must hold for 5 steps, one at 1.2
-    times for 25, whatever the interval. It is armed again once the sum has been back at 0 and COOLDOWN steps are over.
+    below 0 the sum is 0, at 1 the alarm is raised. So a measure at twice its limit must hold for 2 steps, one at 1.2
+    times for 10, whatever the interval. It is armed again once the sum has been back at 0 and COOLDOWN steps are over.
     """
 
     sum: float = 0.0
@@ -47,7 +48,7 @@ class Alarm:
             self.since, self.layers = path.now.step, path.now.movers
         if self.sum == 0.0:
             self.raised = self.confirmed = False
-        if self.raised or self.sum < 1.0 or path.now.step - self.last < COOLDOWN:
+        if self.raised or self.sum < FULL or path.now.step - self.last < COOLDOWN:
             return False
         self.raised, self.last = True, path.now.step
         return True

@@ -1,4 +1,4 @@
-"""The proof that a model is read rightly: at its last layer the lens equals the logits that the model itself returns."""
+"""The proof that a model is read rightly: at its last layer the lens equals the model's own logits."""
 
 from __future__ import annotations
 

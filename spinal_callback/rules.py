@@ -66,12 +66,12 @@ def reversal(path: Trajectory) -> float:
 def collapse(path: Trajectory) -> float:
     """How far the policy has narrowed, in units of what is too far: the greatest of three shares.
 
-    Late contraction up by a quarter (over-contraction), the late layers' effective rank down by a third, the next
-    token's entropy down by 1.5 nats. Direction: towards fewer directions and fewer tokens. The outputs of such a policy
+    Late contraction up by 0.3 of its start (over-contraction), the late layers' effective rank down by a third, the next
+    token's entropy down by 0.9 nats. Direction: towards fewer directions and fewer tokens. The outputs of such a policy
     repeat; a run may reach it with a falling loss.
     """
     now = path.now
-    narrowed = (sure(now.alpha, now.alpha_se) / 0.25, -now.rank / math.log(1.5), -now.entropy / 1.5)
+    narrowed = (sure(now.alpha, now.alpha_se) / 0.3, -now.rank / math.log(1.5), -now.entropy / 0.9)
     return max(0.0, *(x for x in narrowed if math.isfinite(x)))
 
 
@@ -127,25 +127,25 @@ class Rule:
 SLOWER = "lower the learning rate (or lengthen the warm-up), or raise beta"
 RULES: dict[str, Rule] = {
     "late_speed": Rule(
-        late_speed, Limit(0.08, 0.16), "of its start in 20 steps", "the late trace moves too fast", SLOWER
+        late_speed, Limit(0.065, 0.15), "of its start in 20 steps", "the late trace moves too fast", SLOWER
     ),
     "transport_rise": Rule(
-        transport_rise, Limit(0.06, 0.15), "of its start", "late transport has risen since the start", SLOWER
+        transport_rise, Limit(0.05, 0.15), "of its start", "late transport has risen since the start", SLOWER
     ),
     "contraction_drop": Rule(
         contraction_drop, Limit(0.05, 0.12), "of its start", "late contraction has fallen from its best", SLOWER
     ),
-    "reversal": Rule(reversal, Limit(0.03, 0.08), "there and back", "the late trace has swung back", SLOWER),
+    "reversal": Rule(reversal, Limit(0.02, 0.08), "there and back", "the late trace has swung back", SLOWER),
     "collapse": Rule(
         collapse,
-        Limit(0.6, 1.0),
+        Limit(0.45, 1.0),
         "of too far",
         "the policy narrows",
         "lower the learning rate or raise beta; look at samples",
     ),
-    "roughening": Rule(roughening, Limit(0.05, 0.10), "of coherence", "the depth path has become rough", SLOWER),
+    "roughening": Rule(roughening, Limit(0.03, 0.08), "of coherence", "the depth path has become rough", SLOWER),
     "delocalized": Rule(
-        delocalized, Limit(1.5, 3.0), "of the late layers' movement", "early layers move with the late ones", SLOWER
+        delocalized, Limit(1.6, 3.2), "of the late layers' movement", "early layers move with the late ones", SLOWER
     ),
     "nonfinite": Rule(
         nonfinite,

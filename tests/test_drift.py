@@ -8,7 +8,7 @@ import made_up
 import pytest
 from test_records import header, reading
 
-from spinal_callback.drift import COOLDOWN, PATIENCE, Alarm, Detector, confirmation, peaks, replay
+from spinal_callback.drift import CAP, COOLDOWN, PATIENCE, Alarm, Detector, confirmation, peaks, replay
 from spinal_callback.records import Trace
 from spinal_callback.rules import RULES, Limit
 from spinal_callback.trajectory import Trajectory
@@ -128,23 +128,25 @@ def alarm_steps(ratios, every=5):
 
 
 def test_twice_the_limit_must_hold_for_the_patience():
-    assert alarm_steps([0, 2, 2, 2], every=1)[0] == []
+    assert alarm_steps([0] + [2] * (PATIENCE - 1), every=1)[0] == []
     assert alarm_steps([0] + [2] * PATIENCE, every=1)[0] == [PATIENCE]
     assert alarm_steps([0, 2], every=PATIENCE)[0] == [PATIENCE]
 
 
 def test_little_above_the_limit_takes_longer_and_below_it_never_comes():
-    assert alarm_steps([0] + [1.2] * 30, every=1)[0] == [25]
+    assert alarm_steps([0] + [1.2] * 30, every=1)[0] == [5 * PATIENCE]
+    assert alarm_steps([0, 1.2, 1.2, 1.2], every=5)[0] == [5 * PATIENCE]
     assert alarm_steps([0] + [1.0] * 1000, every=1)[0] == []
 
 
-def test_one_wild_reading_counts_three_times_its_limit_at_most():
+def test_one_wild_reading_counts_twice_its_limit_at_most():
     assert alarm_steps([0, 1e9, 0, 0, 1e9, 0], every=1)[0] == []
+    assert alarm_steps([0, CAP, CAP], every=1)[0] == alarm_steps([0, 1e9, 1e9], every=1)[0] == [2]
 
 
 def test_a_reading_after_a_long_pause_counts_for_the_horizon_at_most():
-    assert alarm_steps([0, 1.2, 0, 1.2], every=200)[0] == []
-    assert alarm_steps([0, 1.2, 1.2], every=200)[0] == [400]
+    assert alarm_steps([0, 1.08, 0, 1.08], every=200)[0] == []
+    assert alarm_steps([0, 1.08, 1.08], every=200)[0] == [400]
 
 
 def test_it_is_raised_once_and_armed_again_when_calm():
@@ -158,7 +160,7 @@ def test_two_alerts_keep_their_distance():
 
 
 def test_since_is_the_first_sign():
-    steps, alarm = alarm_steps([0, 0.5, 1.3, 1.5, 1.5, 1.5])
+    steps, alarm = alarm_steps([0, 0.5, 1.1, 1.2, 1.2, 1.2])
     assert (steps, alarm.since) == ([20], 10)
 
 

@@ -69,8 +69,8 @@ def test_reversal_is_the_lesser_of_out_and_back():
 
 
 def test_collapse_is_the_greatest_of_three_shares():
-    assert at(rules.collapse, 5, alpha=course(0, 0.125)) == pytest.approx(0.5)
-    assert at(rules.collapse, 5, entropy=course(3.0, 2.0)) == pytest.approx(1 / 1.5)
+    assert at(rules.collapse, 5, alpha=course(0, 0.15)) == pytest.approx(0.5)
+    assert at(rules.collapse, 5, entropy=course(3.0, 2.0)) == pytest.approx(1 / 0.9)
     half = [NAN, 12.5, 6.25, 6.25]
     assert at(rules.collapse, 5, effective_rank=course([NAN, 12.5, 12.5, 12.5], half)) == pytest.approx(
         math.log(2) / math.log(1.5)
