@@ -219,8 +219,9 @@ class SpinalCallback(TrainerCallback):
         }
 
     def _with_last_good(self, alert: Alert) -> Alert:
-        """Names the last checkpoint saved before the first sign that is still there."""
-        names = [f"checkpoint-{step}" for step in self._checkpoints if step < alert.since]
+        """Names the last checkpoint that a reading without a sign came after, and that is still there."""
+        calm = self._detector.calm(alert.rule)
+        names = [f"checkpoint-{step}" for step in self._checkpoints if step <= calm]
         kept = [name for name in names if (Path(self._folder) / name).is_dir()]
         if not kept:
             return alert

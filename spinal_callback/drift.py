@@ -34,7 +34,8 @@ class Alarm:
     """
 
     sum: float = 0.0
-    since: int = -1
+    calm: int = -1  # step of the last reading without a sign
+    since: int = -1  # step of the first with one
     layers: list[int] = field(default_factory=list)
     raised: bool = False
     confirmed: bool = False  # the Trainer's own numbers have raised this warning to an error
@@ -47,7 +48,7 @@ class Alarm:
         if was == 0.0 and self.sum > 0:
             self.since, self.layers = path.now.step, path.now.movers
         if self.sum == 0.0:
-            self.raised = self.confirmed = False
+            self.calm, self.raised, self.confirmed = path.now.step, False, False
         if self.raised or self.sum < FULL or path.now.step - self.last < COOLDOWN:
             return False
         self.raised, self.last = True, path.now.step
@@ -76,6 +77,10 @@ class Detector:
         self._path.add(reading)
         found = [self._judge(name, rule, elapsed, reading) for name, rule in RULES.items()]
         return [alert for alert in found if alert is not None]
+
+    def calm(self, rule: str) -> int:
+        """Step of the last reading before the first sign of what `rule` warns of; -1: there was none."""
+        return self._alarms[rule]["warn"].calm
 
     def measures(self) -> dict[str, float]:
         """Each rule's measure at the last reading, as a multiple of its warn limit; `inf` where that limit is 0."""

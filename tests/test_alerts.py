@@ -70,6 +70,13 @@ def test_a_reading_holds_the_trainers_own_numbers(stopped):
             assert reading.trainer == {key: logged[before.step][key] for key in TRAINER_KEYS}
 
 
+def test_a_checkpoint_that_no_calm_reading_came_after_is_not_called_good(tmp_path):
+    """Probed at 0, 5 and 10: checkpoint-6 may have been broken already when it was saved, checkpoint-4 was not."""
+    memory = MemorySink()
+    broken(tmp_path, memory, stop_on="warn", every=5)
+    assert {(a.step, a.since, a.last_good) for a in memory.alerts} == {(10, 10, "checkpoint-4")}
+
+
 def test_without_a_checkpoint_none_is_named(tmp_path):
     memory = MemorySink()
     watching = SpinalCallback(sinks=[memory], every=1, num_prompts=16, stop_on="warn")

@@ -161,7 +161,7 @@ def test_two_alerts_keep_their_distance():
 
 def test_since_is_the_first_sign():
     steps, alarm = alarm_steps([0, 0.5, 1.1, 1.2, 1.2, 1.2])
-    assert (steps, alarm.since) == ([20], 10)
+    assert (steps, alarm.calm, alarm.since) == ([20], 5, 10)
 
 
 # --- levels
