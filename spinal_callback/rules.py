@@ -66,7 +66,7 @@ def reversal(path: Trajectory) -> float:
 def collapse(path: Trajectory) -> float:
     """How far the policy has narrowed, in units of what is too far: the greatest of three shares.
 
-    Late contraction up by 0.3 of its start (over-contraction), the late layers' effective rank down by a third, the next
+    Late contraction up by 0.3 of its start (over-contraction), the late effective rank down by a third, the next
     token's entropy down by 0.9 nats. Direction: towards fewer directions and fewer tokens. The outputs of such a policy
     repeat; a run may reach it with a falling loss.
     """
