@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from .trajectory import HORIZON, Trajectory, sure
 
-MOVED = 0.05  # movement of the late trace (shares) under which it says nothing where movement lies
+MOVED = 0.05  # movement of the late trace (shares) under which the shape of the path says nothing
 
 
 # --- the measures: how much of what each rule watches there is now. 0: nothing that noise does not explain ------------
@@ -78,9 +78,10 @@ def collapse(path: Trajectory) -> float:
 def roughening(path: Trajectory) -> float:
     """By how much the coherence of the depth path has fallen: a share of 1, since coherence lies in (0, 1].
 
-    Direction: down; an unaligned model's depth path is bent (paper). NaN for models too shallow for a curvature.
+    Direction: down; an unaligned model's depth path is bent (paper). Coherence has no error of its own, so it counts
+    only once the late trace has surely moved. 0 for models too shallow for a curvature.
     """
-    return max(-path.now.coherence, 0.0) if math.isfinite(path.now.coherence) else 0.0
+    return max(-path.now.coherence, 0.0) if _has_moved(path) and math.isfinite(path.now.coherence) else 0.0
 
 
 def delocalized(path: Trajectory) -> float:
@@ -89,7 +90,11 @@ def delocalized(path: Trajectory) -> float:
     Direction: up; alignment works in the late layers (paper), a broken run moves all. Counts only once the late trace
     has surely moved: shares of noise say nothing.
     """
-    return path.now.spread if path.now.moved >= MOVED and math.isfinite(path.now.spread) else 0.0
+    return path.now.spread if _has_moved(path) and math.isfinite(path.now.spread) else 0.0
+
+
+def _has_moved(path: Trajectory) -> bool:
+    return path.now.moved >= MOVED
 
 
 def nonfinite(path: Trajectory) -> float:
@@ -127,7 +132,7 @@ class Rule:
 SLOWER = "lower the learning rate (or lengthen the warm-up), or raise beta"
 RULES: dict[str, Rule] = {
     "late_speed": Rule(
-        late_speed, Limit(0.065, 0.15), "of its start in 20 steps", "the late trace moves too fast", SLOWER
+        late_speed, Limit(0.07, 0.15), "of its start in 20 steps", "the late trace moves too fast", SLOWER
     ),
     "transport_rise": Rule(
         transport_rise, Limit(0.05, 0.15), "of its start", "late transport has risen since the start", SLOWER

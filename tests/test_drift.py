@@ -52,7 +52,7 @@ BROKEN = {
     "contraction_drop": {"alpha": ramp(-0.3, 100)},
     "reversal": {"transport": swing(-0.1, 20, 0.1, 50)},
     "collapse": {"alpha": ramp(0.5, 100)},
-    "roughening": {"coherence": lambda step: 0.9 - 0.003 * step},
+    "roughening": {"coherence": lambda step: 0.9 - 0.003 * step, "transport": ramp(-0.1, 50)},
     "delocalized": {"transport": ramp(-0.06, 20), "localization": lambda step: 0.3},
     "nonfinite": {"nonfinite": lambda step: int(step >= 40)},
 }
@@ -62,7 +62,7 @@ HEALTHY = {
     "contraction_drop": {"alpha": ramp(0.1, 100)},
     "reversal": {"transport": ramp(-0.1, 100)},
     "collapse": {"alpha": ramp(0.1, 100)},
-    "roughening": {"coherence": lambda step: 0.9 - 0.0001 * step},
+    "roughening": {"coherence": lambda step: 0.9 - 0.003 * step},  # in a trace that has not moved
     "delocalized": {"transport": ramp(-0.06, 100), "localization": lambda step: 0.7},
     "nonfinite": {"nonfinite": lambda step: 0},
 }

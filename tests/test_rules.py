@@ -79,9 +79,11 @@ def test_collapse_is_the_greatest_of_three_shares():
 
 
 def test_roughening():
-    assert at(rules.roughening, 5, coherence=course(0.8, 0.7)) == pytest.approx(0.1)
-    assert at(rules.roughening, 5, coherence=course(0.8, 0.9)) == 0
-    assert at(rules.roughening, 5, coherence=course(NAN, NAN)) == 0  # a model too shallow for a curvature
+    moved = {"transport": course(0, 0.1)}
+    assert at(rules.roughening, 5, coherence=course(0.8, 0.7), **moved) == pytest.approx(0.1)
+    assert at(rules.roughening, 5, coherence=course(0.8, 0.9), **moved) == 0
+    assert at(rules.roughening, 5, coherence=course(0.8, 0.7), transport=course(0, 0.04)) == 0  # has hardly moved
+    assert at(rules.roughening, 5, coherence=course(NAN, NAN), **moved) == 0  # too shallow for a curvature
 
 
 def test_delocalized():
