@@ -2,9 +2,9 @@
 
 Ways of turning the rules' measures into alarms (CUSUM with several patiences, in training steps, an EWMA that remembers
 10 steps, two readings in a row, any reading), on the *fitting* half of the runs, the only one that choices may be
-made on. Each gets the smallest common factor on all warn limits at which no healthy run of that half alarms; then the
-table says how many of the harmed runs it catches before harm, how early, and how many verdicts (caught or not) change
-when the same traces are read at every second or fourth probe.
+made on. Each gets the smallest common factor on all warn limits at which at most one in ten healthy runs of that half
+alarms; then the table says how many of the harmed runs it catches before harm, how early, and how many verdicts (caught
+or not) change when the same traces are read at every second or fourth probe.
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ def alarm(found: Sequence[Course], test: str, factor: float) -> int | None:
 def row(runs: list[Run], test: str) -> str:
     kept = {every: [courses(thinned(run.trace, every)) for run in runs] for every in (5, 10, 20)}
     quiet = [kept[5][i] for i, run in enumerate(runs) if run.group == "healthy"]
-    factor = next(f for f in (*FACTORS, math.inf) if all(alarm(found, test, f) is None for found in quiet))
+    most = len(quiet) // 10
+    false = {f: sum(alarm(found, test, f) is not None for found in quiet) for f in (*FACTORS, math.inf)}
+    factor = next(f for f, count in false.items() if count <= most)
     harmed = [i for i, run in enumerate(runs) if run.group == "harmed"]
     steps = {every: [alarm(kept[every][i], test, factor) for i in harmed] for every in kept}
     harm = [runs[i].harm or 0 for i in harmed]
