@@ -1,6 +1,7 @@
 """What a run writes down: readings, alerts, and the trace that holds them.
 
-Frozen dataclasses with JSON in and out; standard library only, so a trace can be read anywhere. NaN is `null` there.
+Frozen dataclasses with JSON in and out; standard library only, so a trace can be read anywhere (pandas only in
+`to_pandas`, which is asked for by name). NaN is `null` there.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import gzip
 import json
 import math
 import warnings
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -126,6 +128,42 @@ class Trace:
         """Header, readings and alerts as plain JSON values."""
         return _null_for_nan(dataclasses.asdict(self))
 
+    def to_pandas(self) -> Any:
+        """The readings as a pandas DataFrame: a row each, its index the step.
+
+        Columns are named as in W&B, without `spinal/`: `displacement`, `late_alpha`, `delta_alpha_se`, `alpha/layer_1`,
+        `transport/layer_2` (the step that ends there), `trainer/loss`.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError("to_pandas needs pandas: pip install pandas") from error
+        frame = pandas.DataFrame([_row(reading) for reading in self.readings])
+        return frame.set_index("step") if self.readings else frame
+
+    def _repr_html_(self) -> str | None:
+        """What a notebook shows: the report. None, and so the plain text, where there is nothing to draw yet."""
+        from .report import notebook  # drawing costs nothing to those who only read
+
+        return notebook(self.to_json()) if self.readings else None
+
+
+def _row(reading: Reading) -> dict[str, Any]:
+    """A reading with a name for every number of it."""
+    row: dict[str, Any] = {}
+    for key, value in dataclasses.asdict(reading).items():
+        if isinstance(value, list):
+            first = 2 if key.startswith("transport") else 1
+            row |= {f"{key}/layer_{layer}": number for layer, number in enumerate(value, start=first)}
+        elif isinstance(value, dict):
+            row |= {f"{key}/{name}" if key == "trainer" else f"{key}_{name}": v for name, v in value.items()}
+        else:
+            row[key] = value
+    return row
+
 
 def dump_record(record: Record) -> str:
     """One line of JSON, without the newline. NaN and infinities become null."""
@@ -173,8 +211,8 @@ def load_trace(path: str | Path) -> Trace:
     with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8", errors="replace") as file:
         try:
             lines = file.read().splitlines()
-        except EOFError:
-            raise ValueError(f"{path}: the packed file is cut off") from None
+        except (EOFError, zlib.error):
+            raise ValueError(f"{path}: the packed file is cut off or damaged") from None
     for number, line in enumerate(lines, start=1):
         try:
             record = parse_record(line)
