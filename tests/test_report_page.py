@@ -216,7 +216,9 @@ def test_dark_and_light_and_paper_differ(show):
     night, maps = tab.evaluate(paper), tab.locator("#maps image").last.get_attribute("href")
     tab.emulate_media(color_scheme="light")
     assert tab.evaluate(paper) != night and tab.locator("#maps image").last.get_attribute("href") != maps
+    day = tab.locator("#maps image").last.get_attribute("href")
     tab.emulate_media(color_scheme="dark", media="print")
+    assert tab.locator("#maps image").last.get_attribute("href") == day
     assert tab.evaluate(paper) == "rgb(255, 255, 255)" and tab.locator("#step").is_hidden()
 
 
