@@ -1,11 +1,11 @@
 """Peak memory of DPO training without and with the probe, in every mode: `python scripts/bench_modes.py`.
 
-    python scripts/bench_modes.py [--modes full lora bf16 checkpointing ddp fsdp2] [--model MODEL]
+    python scripts/bench_modes.py [--modes full lora bf16 checkpointing ddp fsdp2 zero2 zero3] [--model MODEL]
 
 SmolLM2-135M-Instruct (or `--model`), the quickstart's pairs and probe prompts, two steps, a probe before the first and
-after the last. Every run has a process of its own (two ranks for DDP and FSDP2, over gloo on a CPU); the figure is its
-peak resident memory, or what CUDA had allocated at most where there is a GPU for each rank. For FSDP2 it also counts
-how many weights are whole at one time while the probe runs. Exit code 1 if a limit is broken.
+after the last. Every run has a process of its own (two ranks for DDP, FSDP2 and DeepSpeed, over gloo on a CPU); the
+figure is its peak resident memory, or what CUDA had allocated at most where there is a GPU for each rank. For FSDP2 it
+also counts how many weights are whole at one time while the probe runs. Exit code 1 if a limit is broken.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from spinal_callback import MemorySink, SpinalCallback, anatomy, ranks, sample  
 
 LEAST, SHARE = 128.0, 0.03  # the probe may add this many MiB, or this share of the training peak
 STEPS = 2
-RANKS = {"ddp": 2, "fsdp2": 2}
-MODES = ("full", "lora", "bf16", "checkpointing", "ddp", "fsdp2")
+RANKS = {"ddp": 2, "fsdp2": 2, "zero2": 2, "zero3": 2}
+MODES = ("full", "lora", "bf16", "checkpointing", *RANKS)
 
 
 # --- one run, in its own process
@@ -56,11 +56,13 @@ def trainer(path: str, mode: str, folder: str, callbacks: list[Any]) -> DPOTrain
         from peft import LoraConfig
 
         adapters = LoraConfig(r=16, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    zero = engine(int(mode[-1])) if mode.startswith("zero") else None  # the trainer then loads the models, in shards
     torch.manual_seed(0)
     made = DPOTrainer(
-        load(path, mode),
-        ref_model=None if adapters else load(path, mode),
+        path if zero else load(path, mode),
+        ref_model=None if adapters or zero else load(path, mode),
         args=DPOConfig(
+            deepspeed=zero,
             output_dir=folder,
             max_steps=STEPS,
             learning_rate=3e-6,
@@ -85,6 +87,16 @@ def trainer(path: str, mode: str, folder: str, callbacks: list[Any]) -> DPOTrain
 
         shard(made, reshard=True)
     return made
+
+
+def engine(stage: int) -> dict[str, Any]:
+    """DeepSpeed's settings; the process group must be there before a model is loaded."""
+    import deepspeed  # type: ignore[import-not-found, unused-ignore]
+
+    deepspeed.init_distributed("nccl" if torch.cuda.is_available() else "gloo", auto_mpi_discovery=False)
+    sizes = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
+    automatic = dict.fromkeys(sizes, "auto")
+    return {**automatic, "zero_allow_untested_optimizer": True, "zero_optimization": {"stage": stage}}
 
 
 def one_run(path: str, mode: str, watched: bool, folder: str) -> dict[str, int]:
@@ -152,7 +164,7 @@ def launched(path: str, mode: str, watched: bool) -> list[dict[str, int]]:
     world, gpus = RANKS.get(mode, 1), torch.cuda.device_count()
     environment = dict(os.environ)
     if gpus < world:
-        environment |= {"CUDA_VISIBLE_DEVICES": ""}
+        environment |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
     elif world == 1 and gpus > 1:  # the Trainer would use them all
         environment |= {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]}
     start = [sys.executable]
