@@ -24,6 +24,11 @@ FULL = 1 - 1e-9  # sum at which an alarm is raised: ten tenths make 0.9999999999
 CAP = 2.0  # times its limit that a measure counts at most: one wild reading is not many
 
 
+def accumulated(total: float, ratio: float, elapsed: int, patience: float = PATIENCE) -> float:
+    """A cumulative sum after a measure of `ratio` times its limit, `elapsed` steps after the last: in [0, 1]."""
+    return min(max(total + (min(ratio, CAP) - 1) * min(elapsed, HORIZON) / patience, 0.0), 1.0)
+
+
 @dataclass
 class Alarm:
     """One rule at one level: a cumulative sum (CUSUM) over training steps of how far a measure is above its limit.
@@ -44,7 +49,7 @@ class Alarm:
     def update(self, ratio: float, elapsed: int, path: Trajectory) -> bool:
         """Takes a measure as a multiple of its limit; True at the reading that raises the alarm."""
         was = self.sum
-        self.sum = min(max(was + (min(ratio, CAP) - 1) * min(elapsed, HORIZON) / PATIENCE, 0.0), 1.0)
+        self.sum = accumulated(was, ratio, elapsed)
         if was == 0.0 and self.sum > 0:
             self.since, self.layers = path.now.step, path.now.movers
         if self.sum == 0.0:

@@ -238,10 +238,13 @@ def _misplaced(record: Record, before: list[Record]) -> str:
         return "" if isinstance(record, Header) else NO_HEADER
     if isinstance(record, Header):
         return "a second header: two traces in one file"
-    steps = [r.step for r in before if isinstance(r, Reading)] if isinstance(record, Reading) else []
-    if steps and record.step < steps[-1] and record.step not in steps:  # a step that is there is one that was run again
-        return f"step {record.step} comes after step {steps[-1]}: the steps are out of order"
-    return ""
+    if not isinstance(record, Reading):
+        return ""
+    last = next((r.step for r in reversed(before) if isinstance(r, Reading)), record.step)
+    # a step that is there already is one that was run again
+    if record.step >= last or any(isinstance(r, Reading) and r.step == record.step for r in before):
+        return ""
+    return f"step {record.step} comes after step {last}: the steps are out of order"
 
 
 def _null_for_nan(value: Any) -> Any:

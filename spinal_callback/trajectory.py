@@ -138,9 +138,8 @@ def _late_rank(reading: Reading, window: tuple[int, int]) -> float:
 def _movers(reading: Reading, start: dict[str, Any], alpha: float, transport: float, most: int = 5) -> list[int]:
     """The layers whose contraction, or whose transport step that ends there, moved at least half as far as the
     farthest; the `most` farthest of them, in the order of depth. With NaN about, the layers without a value."""
-    lost = [i for i, alpha in enumerate(reading.alpha, start=1) if alpha != alpha]
     if reading.nonfinite:
-        return lost
+        return [i for i, value in enumerate(reading.alpha, start=1) if math.isnan(value)]
     steps = [0.0, *((b - a) / transport for a, b in zip(start["transport"], reading.transport, strict=True))]
     alphas = [(b - a) / alpha for a, b in zip(start["alpha"], reading.alpha, strict=True)]
     moves = [math.hypot(sure(a, 0.0), sure(t, 0.0)) for a, t in zip(alphas, steps, strict=True)]

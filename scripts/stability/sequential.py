@@ -19,9 +19,8 @@ from arms import TIERS
 from intervals import median
 from report import Run, load, thinned
 
-from spinal_callback.drift import CAP, PATIENCE, Detector
+from spinal_callback.drift import CAP, FULL, PATIENCE, Detector, accumulated
 from spinal_callback.records import Trace
-from spinal_callback.trajectory import HORIZON
 
 TAU = 10.0  # training steps that an EWMA remembers
 FACTORS = [0.5 * 1.05**i for i in range(40)]
@@ -32,9 +31,8 @@ def cusum(course: Course, patience: float = PATIENCE) -> Iterator[int]:
     """What `drift.Alarm` does."""
     total, before = 0.0, 0
     for step, ratio in course:
-        total = max(total + (min(ratio, CAP) - 1) * min(step - before, HORIZON) / patience, 0.0)
-        before = step
-        if total >= 1:
+        total, before = accumulated(total, ratio, step - before, patience), step
+        if total >= FULL:
             yield step
 
 
