@@ -22,7 +22,7 @@ from .drift import Detector
 from .probe import Probe
 from .prompts import PromptSet, collect
 from .recorder import Recorder
-from .records import LEVELS, TRAINER_KEYS, Alert, Header
+from .records import LEVELS, TRAINER_KEYS, Alert, Header, Reading
 from .schedule import Clock, Schedule
 from .sinks import Sink
 from .terminal import say
@@ -177,17 +177,7 @@ class SpinalCallback(TrainerCallback):
             self._schedule.probed(state.global_step, self._schedule.interval)
             self._failed(state, "no reading", error)
             return
-        overhead = self._clock.probed(reading.seconds)
-        proposal = self._schedule.proposed(reading.seconds, self._clock.step_seconds(state.global_step))
-        # what each rank measures for itself: rank zero's word counts, and every rank has the same reading
-        own = [reading.seconds, overhead, float(reading.peak_bytes), float(proposal)]
-        own += [self._logged.get(key, math.nan) for key in TRAINER_KEYS]
-        seconds, overhead, peak, interval, *logged = ranks.from_zero(own, probe.sampler.device)
-        self._schedule.probed(state.global_step, int(interval))
-        trainer = {key: value for key, value in zip(TRAINER_KEYS, logged, strict=True) if key in self._logged}
-        reading = dataclasses.replace(
-            reading, seconds=seconds, overhead=overhead, peak_bytes=int(peak), trainer=trainer
-        )
+        reading = self._agreed(reading, state, probe)
         self._recorder.tell(reading)
         for what, now in probe.sampler.at_a_time.items():
             if now < before[what]:
@@ -204,6 +194,17 @@ class SpinalCallback(TrainerCallback):
             self._said_gradients = True
             self._say("the layers' gradients are not to be had here: no gradient concentration and no score")
         self._remember(state, probe)
+
+    def _agreed(self, reading: Reading, state: TrainerState, probe: Probe) -> Reading:
+        """With what each rank measures for itself: rank zero's word counts, so that every rank has the same reading."""
+        overhead = self._clock.probed(reading.seconds)
+        proposal = self._schedule.proposed(reading.seconds, self._clock.step_seconds(state.global_step))
+        own = [reading.seconds, overhead, float(reading.peak_bytes), float(proposal)]
+        own += [self._logged.get(key, math.nan) for key in TRAINER_KEYS]
+        seconds, overhead, peak, interval, *logged = ranks.from_zero(own, probe.sampler.device)
+        self._schedule.probed(state.global_step, int(interval))
+        trainer = {key: value for key, value in zip(TRAINER_KEYS, logged, strict=True) if key in self._logged}
+        return dataclasses.replace(reading, seconds=seconds, overhead=overhead, peak_bytes=int(peak), trainer=trainer)
 
     def _remember(self, state: TrainerState, probe: Probe) -> None:
         """What a resumed run goes on with."""
