@@ -29,6 +29,7 @@ class Tier:
         max_length: tokens of prompt and answer that training sees.
         pairs, texts, prompts, answer: size of the held-out evaluation: preference pairs, neutral texts, prompts that
             are answered greedily, tokens of such an answer.
+        bf16: train and probe under bfloat16 autocast, TRL's default.
     """
 
     name: str
@@ -42,11 +43,12 @@ class Tier:
     texts: int
     prompts: int
     answer: int
+    bf16: bool
 
 
 TIERS = {
-    "small": Tier("small", 50, 15, 3e-5, 3e-4, 4, 64, pairs=32, texts=16, prompts=12, answer=16),
-    "real": Tier("real", 40, 15, 5e-6, 1e-4, 4, 64, pairs=32, texts=16, prompts=12, answer=16),
+    "small": Tier("small", 50, 15, 3e-5, 3e-4, 4, 64, pairs=32, texts=16, prompts=12, answer=16, bf16=False),
+    "real": Tier("real", 30, 10, 5e-6, 1e-4, 2, 64, pairs=16, texts=16, prompts=8, answer=16, bf16=True),
 }
 
 

@@ -158,7 +158,7 @@ def _config(folder: str, tier: Tier, arm: Arm, seed: int, steps: int) -> DPOConf
         train_sampling_strategy="sequential",  # the script's order is the run's
         seed=seed,
         activation_checkpointing=False,
-        bf16=False,
+        bf16=tier.bf16,
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
         logging_steps=1,
