@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
@@ -70,21 +68,6 @@ def notebook(run: Run) -> str:
     """The page of one run in a frame of its own, so that neither its styles nor its script meet the notebook's."""
     frame = 'sandbox="allow-scripts" width="100%" height="720" style="border:0" title="SPINAL report"'
     return f'<iframe {frame} srcdoc="{escape(page({"this run": run}))}"></iframe>'
-
-
-def save(path: Path, text: str) -> None:
-    """Writes beside the place and renames: a reader finds the old page or the new one, never half of one."""
-    handle, made = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(made, 0o666 & ~mask)  # mkstemp's file is for its owner alone, a report is for sending
-        os.replace(made, path)
-    except BaseException:
-        os.unlink(made)
-        raise
 
 
 def names(paths: Sequence[str]) -> dict[str, str]:

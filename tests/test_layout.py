@@ -40,7 +40,9 @@ OURS = {
     "audit": "__init__ config probe prompts records",
     "callback": "__init__ anatomy calibrate config drift probe prompts ranks recorder records schedule sinks terminal"
     " undisturbed",
-    "cli": "__init__ audit calibrate drift records report rules terminal",
+    "output": "",
+    "cli": "__init__ cli_trace",
+    "cli_trace": "calibrate drift output records report rules terminal",
     "__init__": "attach audit callback config records sinks",
 }
 # A module, and what it may import beside the standard library and ours; on any level, functions included.

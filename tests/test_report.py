@@ -17,8 +17,9 @@ from test_records import alert, header, reading, write
 
 from spinal_callback import load_trace
 from spinal_callback.cli import main
+from spinal_callback.output import save
 from spinal_callback.records import Trace
-from spinal_callback.report import check, names, notebook, page, save, verdict
+from spinal_callback.report import check, names, notebook, page, verdict
 
 EVIL = "</script><img src=x onerror=\"document.title='hacked'\"><!--data-->&amp;$1\\1"
 CALM = Trace(header(), [reading(0), reading(10)])
