@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from .logged import installed
 from .records import Alert, Header, Record
-from .sinks import Fanout, JsonLinesSink, Sink
+from .sinks import Fanout, JsonLinesSink, PageSink, Sink
 from .terminal import TerminalSink
-from .trackers import TRACKERS, installed
+from .trackers import TRACKERS
 
 
 class Recorder:
@@ -43,11 +44,10 @@ class Recorder:
             path.replace(path.with_name(f"trace_before_{step}.jsonl"))
         earlier = None if home is None else home / "_spinal" / "trace.jsonl"
         trace = JsonLinesSink(path, resume_at=step or None, earlier=earlier)
+        report = PageSink(path.with_name("report.html"))  # before the trackers: one of them sends it on
         more: list[Any] = [TerminalSink(path) if s == "terminal" else s for s in self.asked]
-        trackers: list[Any] = [s for s in more if isinstance(s, tuple(TRACKERS.values()))]
-        for sink in trackers:
-            sink.alerts = trace.alerts  # a resumed run goes on counting
-        self.fanout = Fanout([trace, *more])
+        self.fanout = Fanout([trace, report, *more])
+        self.fanout.follow(trace.earlier, report.path)
         self.tell(header)
 
     def tell(self, record: Record) -> None:
@@ -61,8 +61,13 @@ class Recorder:
         """Records that something of ours went wrong. Never a reason to stop."""
         self.tell(_failure(step, message, rule))
 
+    def complete(self) -> None:
+        """The last step was probed; the trackers' runs are still open."""
+        self.fanout.complete()
+
     def close(self) -> None:
         self.fanout.close()
+        self.fanout = Fanout([])
 
 
 def _named(sinks: Iterable[Sink | str] | None) -> list[Any]:

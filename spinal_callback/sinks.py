@@ -1,17 +1,26 @@
-"""Where records go: the trace file, memory, several at once; trackers are in trackers.py. Only rank zero has sinks."""
+"""Where records go: the trace file, its page, memory, several at once. Trackers: trackers.py. Only rank zero has sinks."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from .history import History
 from .records import Alert, Header, Reading, Record, dump_record, parse_record
+from .report import page, save
+
+REQUIRED = ("write", "close")  # of a sink; `follow` and `complete` it may have
 
 
 class Sink(Protocol):
-    """Takes the header first, then readings and alerts as they come. `step` is the Trainer's global step."""
+    """Takes the header first, then readings and alerts as they come. `step` is the Trainer's global step.
+
+    Two methods more are called where a sink has them: `follow(earlier, report)` before the header, with the records
+    that a resumed run's trace has and the path that the report will have; `complete()` after the last step's reading,
+    while the trackers' runs are still open.
+    """
 
     def write(self, record: Record) -> None: ...
 
@@ -49,7 +58,7 @@ class JsonLinesSink:
         earlier: the trace to go on from, where it is another: a run resumed with another output folder.
 
     Attributes:
-        alerts: how many the trace had when it was opened.
+        earlier: what the trace had when it was opened.
 
     Raises:
         ValueError: the file cannot be written; names the folder.
@@ -60,8 +69,7 @@ class JsonLinesSink:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             kept = [] if resume_at is None else _until(earlier or path, resume_at)
-            self._header_is_there = bool(kept)
-            self.alerts = sum(isinstance(parse_record(line), Alert) for line in kept)
+            self.earlier = [parse_record(line) for line in kept]
             whole = path.with_suffix(".part")  # a kill between the two lines loses nothing
             whole.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
             whole.replace(path)
@@ -72,13 +80,37 @@ class JsonLinesSink:
             ) from error
 
     def write(self, record: Record) -> None:
-        if isinstance(record, Header) and self._header_is_there:
+        if isinstance(record, Header) and self.earlier:
             return
         self._file.write(dump_record(record) + "\n")
         self._file.flush()
 
     def close(self) -> None:
         self._file.close()
+
+
+class PageSink:
+    """The report, written at the end beside the trace; of a long run it shows evenly spaced readings.
+
+    Args:
+        path: the page. One that is there is removed: it would not belong to the trace that is written now.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._history = path, History()
+        path.unlink(missing_ok=True)
+
+    def follow(self, earlier: Sequence[Record], report: Path) -> None:
+        self._history = History(earlier)
+
+    def write(self, record: Record) -> None:
+        self._history.add(record)
+
+    def close(self) -> None:
+        trace = self._history.trace
+        if trace is not None and trace.readings:
+            name = self.path.absolute().parent.parent.name
+            save(self.path, page({name: {**trace.to_json(), "seen": self._history.seen}}))
 
 
 def _until(path: Path, step: int) -> list[str]:
@@ -106,13 +138,20 @@ class Fanout:
     def write(self, record: Record) -> None:
         self._each("write", record)
 
+    def follow(self, earlier: Sequence[Record], report: Path) -> None:
+        self._each("follow", earlier, report)
+
+    def complete(self) -> None:
+        self._each("complete")
+
     def close(self) -> None:
         self._each("close")
 
     def _each(self, method: str, *args: Any) -> None:
         for sink in list(self.sinks):
             try:
-                getattr(sink, method)(*args)
+                if method in REQUIRED or hasattr(sink, method):
+                    getattr(sink, method)(*args)
             except Exception as error:  # a full disk or a tracker that is down must not end the run
                 self.sinks.remove(sink)
                 self.dropped.append(f"{type(sink).__name__} failed and is dropped: {error!r}")
