@@ -15,14 +15,14 @@ from typing import Any, cast
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from . import __version__, anatomy, ranks
+from . import anatomy, ranks
 from .calibrate import load_rules
 from .config import SpinalConfig
 from .drift import Detector
 from .probe import Probe
 from .prompts import PromptSet, collect
 from .recorder import Recorder
-from .records import LEVELS, TRAINER_KEYS, Alert, Header, Reading
+from .records import LEVELS, TRAINER_KEYS, Alert, Reading
 from .schedule import Clock, Schedule
 from .sinks import Sink
 from .terminal import say
@@ -43,7 +43,7 @@ class SpinalCallback(TrainerCallback):
             written. None: all that are installed (a tracker takes part where a run is open).
         fields: fields of `SpinalConfig`.
 
-    Writes `output_dir/_spinal/trace.jsonl`, and logs to W&B
+    Writes `output_dir/_spinal/trace.jsonl` and at the end `report.html` beside it, and logs to W&B
 
         spinal/alpha/layer_{1..L}       contraction of each layer
         spinal/transport/layer_{2..L}   transport of the step that ends at the layer, radians
@@ -54,6 +54,11 @@ class SpinalCallback(TrainerCallback):
         spinal/score                    SPINAL score
         spinal/alerts                   alerts so far
         spinal/overhead                 share of wall time spent probing so far
+        spinal/start/late_alpha         the late means of the first reading, in the run's summary
+        spinal/start/late_transport
+        spinal/heatmaps                 picture: contraction and transport of each layer over the steps, and changes
+        spinal/depth_trace              picture: both against the layer, now and at the start
+        spinal/layers                   table, at the end: a row per reading and layer
 
     A resumed run goes on with the trace and the reference of the run that made the checkpoint; with another
     `output_dir` it takes both along, as long as the first run's folder is where it was or was moved as a whole. Where
@@ -194,6 +199,8 @@ class SpinalCallback(TrainerCallback):
             self._said_gradients = True
             self._say("the layers' gradients are not to be had here: no gradient concentration and no score")
         self._remember(state, probe)
+        if control.should_training_stop:
+            self._recorder.complete()
 
     def _agreed(self, reading: Reading, state: TrainerState, probe: Probe) -> Reading:
         """With what each rank measures for itself: rank zero's word counts, so that every rank has the same reading."""
@@ -299,19 +306,8 @@ class SpinalCallback(TrainerCallback):
         )
 
     def _open(self, folder: Path, home: Path | None, state: TrainerState, model: Any) -> None:
-        assert self._probe is not None
-        if not state.is_world_process_zero:
-            return
-        header = Header(
-            version=__version__,
-            model=getattr(model.config, "_name_or_path", "") or self._probe.sampler.anatomy.name,
-            layers=self._probe.layers,
-            window=self._probe.window,
-            probe=self._probe.prompts.hash,
-            prompts=len(self._probe.prompts.ids),
-            config=self.config.to_json(),
-        )
-        self._recorder.open(header, folder, state.global_step, home)
+        if self._probe is not None and state.is_world_process_zero:
+            self._recorder.open(self._probe.header(model), folder, state.global_step, home)
 
 
 def _remembered(state: TrainerState) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The command `spinal`: a module for each family of commands, and their exit codes.
 
-0: fine, 1: the trace has alerts, 2: wrong use. `spinal report` is fine once its page is written, alerts or not: the page says what they are.
+0: fine, 1: the trace has alerts, 2: wrong use. `spinal report` is fine once its page is written, alerts or
+not: the page says what they are.
 """
 
 from __future__ import annotations

@@ -1,20 +1,18 @@
 """The two pictures that trackers are given: layers over steps, and the depth trace with step 0 behind it.
 
 Drawn with Pillow, which every tracker needs for images anyway, in hundredths of a second: training waits for it. Same
-arrangement and colours as the report's.
+arrangement and colours as the report's. They are `PIL.Image.Image`s.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from .records import Reading, Trace
-
-if TYPE_CHECKING:
-    from PIL import Image, ImageDraw
 
 FIELDS = {"alpha": ("Contraction (alpha)", 1), "transport": ("Transport (rad)", 2)}  # title, first layer
 WIDTH, ROW = 1000, 330  # of a picture, and of a row of two panels in it; pixels
@@ -27,7 +25,7 @@ VIRIDIS = "440154 482878 3e4989 31688e 26828e 1f9e89 35b779 6ece58 b5de2b fde725
 VIK = "001261 033e7d 1e6f9d 71a8c4 c9dde7 f4efeb eacebd d39774 be6533 8b2706 590008"  # Crameri's: zero is pale
 
 
-def heatmaps(trace: Trace) -> Image.Image:
+def heatmaps(trace: Trace) -> Any:
     """Contraction and transport of each layer over the steps, and below them their change since the first reading.
 
     A cell reaches halfway to the next reading. Colours end at the 2nd and 98th percentile, those of a change at the
@@ -47,7 +45,7 @@ def heatmaps(trace: Trace) -> Image.Image:
     return sheet.done()
 
 
-def depth_trace(trace: Trace) -> Image.Image:
+def depth_trace(trace: Trace) -> Any:
     """Contraction and transport against the layer: the latest reading with its standard errors, dashed the first."""
     sheet = Sheet(rows=1)
     start, now = trace.readings[0], trace.readings[-1]
@@ -64,10 +62,10 @@ class Sheet:
 
         self._size = (WIDTH, ROW * rows)
         self._image = Image.new("RGB", (WIDTH * FINER, ROW * rows * FINER), "white")
-        self._draw: ImageDraw.ImageDraw = ImageDraw.Draw(self._image)
+        self._draw: Any = ImageDraw.Draw(self._image)
         self._title, self._small = (ImageFont.load_default(size * FINER) for size in (14, 12))
 
-    def done(self) -> Image.Image:
+    def done(self) -> Any:
         return self._image.reduce(FINER)
 
     def map(
@@ -90,7 +88,7 @@ class Sheet:
         edges = (steps[0] - 0.5, steps[-1] + 0.5) if len(steps) == 1 else (steps[0], steps[-1])
         last = first + len(cells) - 1
         panel = Panel(box, edges, (first - 0.5, last + 0.5))
-        at = np.linspace(*edges, right - left)
+        at = np.linspace(edges[0], edges[1], right - left)
         halfway = (np.array(steps[1:]) + np.array(steps[:-1])) / 2
         picked = cells[::-1, np.searchsorted(halfway, at)]
         colours = _colours((picked - low) / ((high - low) or 1.0), palette)
@@ -102,7 +100,9 @@ class Sheet:
         self._image.paste(bar, (edge - 70 * FINER, top - 28 * FINER))
         self._text(edge - 78 * FINER, top - 30 * FINER, _number(low), SOFT, "ra")
         self._axes(panel, "step", grid=False)
-        begin, end = (panel.y(layer) for layer in (max(trace.header.window[0], first) - 0.5, trace.header.window[1] + 0.5))
+        begin, end = (
+            panel.y(layer) for layer in (max(trace.header.window[0], first) - 0.5, trace.header.window[1] + 0.5)
+        )
         self._draw.line([left - 6 * FINER, begin, left - 6 * FINER, end], INK, 2 * FINER)
         for alert in trace.alerts:
             if edges[0] <= alert.step <= edges[1]:
@@ -120,7 +120,9 @@ class Sheet:
         air = 0.08 * (high - low) or 0.1
         layers = np.arange(first, first + len(values))
         panel = Panel(box, (1, trace.header.layers), (low - air, high + air))
-        begin, end = (min(max(layer, 1), trace.header.layers) for layer in (trace.header.window[0] - 0.5, trace.header.window[1]))
+        begin, end = (
+            min(max(layer, 1), trace.header.layers) for layer in (trace.header.window[0] - 0.5, trace.header.window[1])
+        )
         self._draw.rectangle([panel.x(begin), box[1], panel.x(end), box[3]], LATE)
         self._axes(panel, "layer", grid=True)
         errors = np.nan_to_num(errors)
@@ -143,7 +145,7 @@ class Sheet:
         return left, top, right, bottom
 
     def _axes(self, panel: Panel, name: str, grid: bool) -> None:
-        left, top, right, bottom = panel.box
+        left, _, right, bottom = panel.box
         for value in _ticks(*panel.across, whole=True):
             self._text(panel.x(value), bottom + 5 * FINER, _number(value), SOFT, "ma")
         self._text(right, bottom + 20 * FINER, name, SOFT, "ra")
@@ -169,11 +171,13 @@ class Sheet:
 
     def _dashed(self, points: list[tuple[float, float]]) -> None:
         dash, done = 6.0 * FINER, 0.0
-        for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+        for (x0, y0), (x1, y1) in pairwise(points):
             length = math.hypot(x1 - x0, y1 - y0)
             while done < length:
                 a, b = (min(max(s / length, 0), 1) for s in (done, done + dash * 0.6))
-                self._draw.line([x0 + a * (x1 - x0), y0 + a * (y1 - y0), x0 + b * (x1 - x0), y0 + b * (y1 - y0)], GREY, FINER)
+                self._draw.line(
+                    [x0 + a * (x1 - x0), y0 + a * (y1 - y0), x0 + b * (x1 - x0), y0 + b * (y1 - y0)], GREY, 3
+                )
                 done += dash
             done -= length
 
@@ -181,9 +185,7 @@ class Sheet:
 class Panel:
     """Axes: from what is shown to pixels."""
 
-    def __init__(
-        self, box: tuple[int, int, int, int], across: tuple[float, float], up: tuple[float, float]
-    ) -> None:
+    def __init__(self, box: tuple[int, int, int, int], across: tuple[float, float], up: tuple[float, float]) -> None:
         self.box, self.across, self.up = box, across, up
 
     def x(self, value: float) -> float:

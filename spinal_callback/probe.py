@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import measures
+from . import __version__, measures
 from .config import SpinalConfig
 from .prompts import PromptSet
-from .records import Reading
+from .records import Header, Reading
 from .sample import Sample, Sampler, fingerprint, load_sample, save_sample
 
 
@@ -116,10 +116,22 @@ class Probe:
         device: torch.device | None = None,
     ) -> None:
         self.start: Sample | None = None
-        self.prompts = prompts
+        self.prompts, self.config = prompts, config
         self.sampler = Sampler(model, prompts, config, autocast, device)
         self.layers = len(self.sampler.anatomy.layers)
         self.window = config.late_window(self.layers)
+
+    def header(self, model: nn.Module) -> Header:
+        """The first line of a trace of `model`'s readings."""
+        return Header(
+            version=__version__,
+            model=getattr(model.config, "_name_or_path", "") or self.sampler.anatomy.name,
+            layers=self.layers,
+            window=self.window,
+            probe=self.prompts.hash,
+            prompts=len(self.prompts.ids),
+            config=self.config.to_json(),
+        )
 
     def read(self, step: int, gradients: Tensor | None = None) -> Reading:
         """Probes the policy as it is now. `gradients`: `[L]` squared gradient norms of the layers, if there are any."""

@@ -31,7 +31,7 @@ class Recorder:
 
     def __init__(self, sinks: Iterable[Sink | str] | None) -> None:
         self.asked = _named(sinks)
-        self.fanout = Fanout([])
+        self.fanout, self._open = Fanout([]), False
 
     def open(self, header: Header, folder: Path, step: int, home: Path | None) -> None:
         """Begins the trace in `folder` at a step; or goes on with that in `home`, the folder of the run resumed.
@@ -46,7 +46,7 @@ class Recorder:
         trace = JsonLinesSink(path, resume_at=step or None, earlier=earlier)
         report = PageSink(path.with_name("report.html"))  # before the trackers: one of them sends it on
         more: list[Any] = [TerminalSink(path) if s == "terminal" else s for s in self.asked]
-        self.fanout = Fanout([trace, report, *more])
+        self.fanout, self._open = Fanout([trace, report, *more]), True
         self.fanout.follow(trace.earlier, report.path)
         self.tell(header)
 
@@ -66,8 +66,9 @@ class Recorder:
         self.fanout.complete()
 
     def close(self) -> None:
-        self.fanout.close()
-        self.fanout = Fanout([])
+        if self._open:
+            self._open = False
+            self.fanout.close()
 
 
 def _named(sinks: Iterable[Sink | str] | None) -> list[Any]:

@@ -16,7 +16,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-Run = Mapping[str, Any]  # a trace as JSON: header, readings, alerts
+Run = Mapping[
+    str, Any
+]  # a trace as JSON: header, readings, alerts; and how many readings were `seen`, if not all are in it
 
 LISTS = {"alpha": 0, "alpha_se": 0, "effective_rank": 0, "transport": 1, "transport_se": 1}  # how many fewer than L
 SCALARS = (
@@ -166,7 +168,9 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def verdict(run: Run) -> tuple[str, str, str]:
     """Level (healthy, early, warn, error), one word, one sentence: what the run's alerts amount to."""
     readings, alerts = run["readings"], run["alerts"]
-    span = f"{len(readings)} readings, steps {readings[0]['step']} to {readings[-1]['step']}"
+    seen = run.get("seen", len(readings))
+    drawn = f" ({len(readings)} of them drawn)" if seen > len(readings) else ""
+    span = f"{seen} readings{drawn}, steps {readings[0]['step']} to {readings[-1]['step']}"
     if not alerts:
         if len(readings) == 1:
             return "early", "Too early", f"One reading, at step {readings[0]['step']}: no change to judge yet."

@@ -1,4 +1,4 @@
-"""Where records go: the trace file, its page, memory, several at once. Trackers: trackers.py. Only rank zero has sinks."""
+"""Where records go: the trace file, its page, memory, several at once (trackers: trackers.py). For rank zero only."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .history import History
+from .output import save
 from .records import Alert, Header, Reading, Record, dump_record, parse_record
-from .report import page, save
+from .report import page
 
 REQUIRED = ("write", "close")  # of a sink; `follow` and `complete` it may have
 

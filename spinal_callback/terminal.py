@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from .history import History
 from .records import Alert, Header, Reading, Record, Trace
 
 
@@ -16,27 +18,33 @@ class TerminalSink:
     """Prints above the progress bar as records come, and the summary at the end."""
 
     def __init__(self, trace: Path | None = None) -> None:
-        self._path = trace
-        self._trace: Trace | None = None
+        self._path, self._report = trace, Path()
+        self._history = History()
+
+    def follow(self, earlier: Sequence[Record], report: Path) -> None:
+        """Told before the header: what a resumed run's trace has, and where the report will be."""
+        self._history, self._report = History(earlier), report
 
     def write(self, record: Record) -> None:
+        self._history.add(record)
         if isinstance(record, Header):
-            self._trace = Trace(record)
             first, last = record.window
             say(f"spinal  {record.model}: {record.layers} layers, late window {first}-{last}, {record.prompts} prompts")
         elif isinstance(record, Reading):
-            if self._trace is not None:
-                self._trace.readings.append(record)
             say(line(record))
         else:
             say(alert_line(record))
 
     def close(self) -> None:
-        if self._trace is None or not self._trace.readings:
+        trace = self._history.trace
+        if trace is None or not trace.readings:
             return
-        say("\n" + summary(self._trace))
+        say("\n" + summary(trace))
         if self._path is not None:
-            say(f"\ntrace    {self._path}\nnext     {_command()} show {self._path}")
+            say(f"\ntrace    {self._path}")
+            if self._report.is_file():
+                say(f"report   {self._report}")
+            say(f"next     {_command()} show {self._path}")
 
 
 def say(text: str) -> None:

@@ -1,4 +1,4 @@
-"""The trackers that can be named in `SpinalCallback(sinks=[...])`. A new one is a module with a class, and a row here."""
+"""The trackers that can be named in `SpinalCallback(sinks=[...])`. A new one is a module and a row here."""
 
 from __future__ import annotations
 

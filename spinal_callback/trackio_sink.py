@@ -27,7 +27,7 @@ class TrackioSink:
 
     def follow(self, earlier: Sequence[Record], report: Path) -> None:
         """Told before the header: what a resumed run's trace has."""
-        self._history = History(earlier)
+        self._history, self._turn = History(earlier), Turn()
 
     def write(self, record: Record) -> None:
         self._history.add(record)

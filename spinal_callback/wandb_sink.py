@@ -14,6 +14,7 @@ from .logged import STEP, Pause, Turn, finite, installed, logged_names, require,
 from .records import Alert, Header, Reading, Record, Trace
 
 ROWS = 10_000  # W&B shows no more of a table
+START = {"spinal/start/late_alpha": "alpha", "spinal/start/late_transport": "transport"}  # the first reading's means
 COLUMNS = ("alpha", "alpha_se", "alpha_r2", "effective_rank", "transport", "transport_se")
 
 
@@ -30,13 +31,13 @@ class WandbSink:
 
     def __init__(self) -> None:
         require("wandb")
-        self._defined: str | None = None  # id of the run whose metrics are defined
+        self._defined = self._begun = ""  # id of the run whose metrics are defined; which knows of the start
         self._pause, self._turn, self._history = Pause(), Turn(), History()
         self._report: Path | None = None
 
     def follow(self, earlier: Sequence[Record], report: Path) -> None:
         """Told before the header: what a resumed run's trace has, and where the report will be."""
-        self._history, self._report = History(earlier), report
+        self._history, self._turn, self._report = History(earlier), Turn(), report
 
     def write(self, record: Record) -> None:
         self._history.add(record)
@@ -52,7 +53,9 @@ class WandbSink:
             if self._pause.over(record):
                 run.alert(f"spinal: {record.rule}", words(record), level=record.level.upper())
             return
-        run.summary.update(finite({f"spinal/start/late_{key}": v for key, v in trace.readings[0].late.items()}))
+        if self._begun != run.id:
+            self._begun = run.id
+            run.summary.update(finite({name: trace.readings[0].late[key] for name, key in START.items()}))
         if self._turn.has_come(self._history.seen):
             _draw(run, trace)
 

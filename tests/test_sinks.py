@@ -7,8 +7,10 @@ import warnings
 import pytest
 from test_records import alert, header, reading
 
-from spinal_callback import MemorySink, load_trace
+from spinal_callback import MemorySink, history, load_trace, sinks
+from spinal_callback.recorder import Recorder
 from spinal_callback.records import dump_record
+from spinal_callback.report import page
 from spinal_callback.sinks import Fanout, JsonLinesSink
 
 # --- memory and the trace
@@ -141,11 +143,11 @@ def test_a_sink_that_throws_at_the_end_does_not_keep_others_from_closing(tmp_pat
 
 
 def test_sinks_that_work_are_kept_in_silence():
-    sinks = [MemorySink(), MemorySink()]
+    both = [MemorySink(), MemorySink()]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Fanout(iter(sinks)).write(header())
-    assert [len(s.records) for s in sinks] == [1, 1]
+        Fanout(iter(both)).write(header())
+    assert [len(s.records) for s in both] == [1, 1]
 
 
 def test_an_interrupt_is_not_swallowed():
@@ -155,3 +157,63 @@ def test_an_interrupt_is_not_swallowed():
 
     with pytest.raises(KeyboardInterrupt):
         Fanout([Interrupted()]).write(header())
+
+
+# --- the page
+
+
+def finished(folder, *records, resume_at=0):
+    """The sinks of a run that ended, and the path of its page."""
+    recorder = Recorder([])
+    recorder.open(header(), folder, resume_at, folder if resume_at else None)
+    for record in records:
+        recorder.tell(record)
+    recorder.close()
+    return recorder, folder / "_spinal" / "report.html"
+
+
+def test_the_page_is_written_at_the_end_and_is_that_of_the_trace(tmp_path):
+    run = tmp_path / "my-run"
+    _, path = finished(run, reading(0), reading(5), alert(5, level="warn"))
+    assert path.read_text() == page({"my-run": load_trace(run).to_json()})
+
+
+def test_a_resumed_run_has_a_page_of_all_of_it(tmp_path):
+    finished(tmp_path, reading(0), reading(5))
+    _, path = finished(tmp_path, reading(10), resume_at=5)
+    assert "3 readings, steps 0 to 10" in path.read_text()
+
+
+def test_a_page_of_another_run_does_not_stay(tmp_path):
+    _, path = finished(tmp_path, reading(0))
+    Recorder([]).open(header(), tmp_path, 0, None)
+    assert not path.exists() and not finished(tmp_path)[1].exists()  # nor is there one without a reading
+
+
+def test_a_page_that_cannot_be_written_hurts_nothing(tmp_path, monkeypatch):
+    def fails(runs):
+        raise MemoryError("too large")
+
+    monkeypatch.setattr(sinks, "page", fails)
+    memory = MemorySink()
+    memory.close = lambda: memory.records.append("closed")
+    recorder = Recorder([memory])
+    recorder.open(header(), tmp_path, 0, None)
+    recorder.tell(reading(0))
+    with pytest.warns(UserWarning, match=r"PageSink failed and is dropped: MemoryError\('too large'\)"):
+        recorder.close()
+    assert memory.records[-1] == "closed" and [r.step for r in load_trace(tmp_path).readings] == [0]
+
+
+def test_a_page_of_a_long_run_shows_some_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(history, "CELLS", 4)
+    monkeypatch.setattr(history, "FEWEST", 20)
+    _, path = finished(tmp_path, *map(reading, range(50)))
+    assert "No alert in 50 readings (14 of them drawn), steps 0 to 49." in path.read_text()
+
+
+def test_closing_twice_is_closing_once(tmp_path):
+    recorder, path = finished(tmp_path, reading(0))
+    path.unlink()
+    recorder.close()
+    assert not path.exists()

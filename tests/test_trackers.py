@@ -1,6 +1,7 @@
 """trackers.py: real runs of Weights & Biases (offline) and trackio, read back from their files."""
 
 import dataclasses
+import itertools
 import json
 import math
 import sqlite3
@@ -9,10 +10,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from test_records import alert, header, reading
 
-from spinal_callback import SpinalCallback, trackers
-from spinal_callback.trackers import STEP, TRACKERS, TrackioSink, WandbSink, scalars
+from spinal_callback import SpinalCallback, logged
+from spinal_callback.logged import STEP, scalars
+from spinal_callback.records import Trace
+from spinal_callback.trackers import TRACKERS, TrackioSink, WandbSink
+from spinal_callback.wandb_sink import _rows
 
 # --- scalars
 
@@ -41,22 +46,30 @@ def test_scalars_name_what_is_not_to_be_had_too():
 # --- W&B
 
 
+def run_folder(folder):
+    (run,) = folder.glob("wandb/offline-run-*")
+    return run
+
+
 def inspect(folder):
     """Records of the one offline run in `folder`, as W&B's own reader prints them."""
-    (run,) = folder.glob("wandb/offline-run-*")
-    command = [Path(sys.executable).parent / "wandb", "leet", "inspect", "--json", run]
+    command = [Path(sys.executable).parent / "wandb", "leet", "inspect", "--json", run_folder(folder)]
     told = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True).stdout
     records = [json.loads(line) for line in told.splitlines() if line.strip()]
     assert records[-1]["type"] == "exit"  # otherwise the file is not written to its end
     return records
 
 
-def run_with(folder, *records):
+def run_with(folder, *records, earlier=()):
     """A run in which the Trainer logs a row of its own, and the sink gets `records`."""
     wandb = pytest.importorskip("wandb")
+    page = folder.parent / "report.html"
+    page.write_text("the page")
+    folder.mkdir()
     with wandb.init(project="test", dir=folder, mode="offline") as run:
         run.log({"train/loss": 0.5, STEP: 5})
         sink = WandbSink()
+        sink.follow(earlier, page)
         for record in records:
             sink.write(record)
         sink.close()
@@ -71,14 +84,20 @@ def wandb_run(tmp_path_factory):
     whole = [reading(step, alpha=[0.5, 0.6, 0.7, 0.8]) for step in (5, 10)]
     folder = tmp_path_factory.mktemp("wandb")
     return {
+        "folder": folder,
         "whole": run_with(folder / "whole", header(), whole[0], alert(5), alert(5, rule="other"), whole[1]),
         "holed": run_with(folder / "holed", header(), first, whole[1]),
         "alert first": run_with(folder / "alert", header(), alert(0, rule="probe_failed"), whole[1], alert(10)),
     }
 
 
-def history(records):
-    return [r["history"]["item"] for r in records if r["type"] == "history"]
+MEDIA = {"spinal/heatmaps", "spinal/depth_trace", "spinal/layers"}
+
+
+def history(records, media=False):
+    """The rows of numbers, or those of pictures and tables, whose items are named `spinal/heatmaps.path`."""
+    rows = [r["history"]["item"] for r in records if r["type"] == "history"]
+    return [row for row in rows if media == any(key.split(".")[0] in MEDIA for key in row)]
 
 
 def metrics(records):
@@ -88,7 +107,8 @@ def metrics(records):
 def test_wandb_rows_carry_the_trainers_step(wandb_run):
     rows = history(wandb_run["whole"])
     assert [row[STEP] for row in rows] == [5, 5, 5, 5, 10]
-    assert [row["_step"] for row in rows] == [0, 1, 2, 3, 4]  # rows of one step are kept apart: none is dropped
+    media = history(wandb_run["whole"], media=True)
+    assert sorted(row["_step"] for row in [*rows, *media]) == list(range(8))  # rows of one step are kept apart
     named = [{k: v for k, v in row.items() if k.startswith("spinal/")} for row in rows]
     assert named[0] == {} and rows[0]["train/loss"] == 0.5
     assert named[1] == {"spinal/alerts": 0, **scalars(reading(5, alpha=[0.5, 0.6, 0.7, 0.8]))}
@@ -113,14 +133,83 @@ def test_wandb_hides_the_layers_and_shows_the_headlines(wandb_run):
 
 @pytest.mark.parametrize("name", ["whole", "holed", "alert first"])
 def test_wandb_defines_every_name_that_is_logged(wandb_run, name):
-    logged = {k for row in history(wandb_run[name]) for k in row if k.startswith("spinal/")}
+    rows = [*history(wandb_run[name]), *history(wandb_run[name], media=True)]
+    logged = {k.split(".")[0] for row in rows for k in row if k.startswith("spinal/")}
     assert logged >= {"spinal/score", "spinal/alerts", "spinal/alpha/layer_1"}
     assert logged == {k for k in metrics(wandb_run[name]) if k.startswith("spinal/")}
 
 
+def test_wandb_gets_pictures_at_the_start_and_of_the_last_state(wandb_run):
+    """Between them less than half a minute passed."""
+    shown = [row for row in history(wandb_run["whole"], media=True) if "spinal/heatmaps.path" in row]
+    assert [row[STEP] for row in shown] == [5, 10]
+    for row in shown:
+        sizes = [(row[f"spinal/{name}.width"], row[f"spinal/{name}.height"]) for name in ("heatmaps", "depth_trace")]
+        assert sizes == [(1000, 660), (1000, 330)]
+        assert row["spinal/heatmaps.format"] == "png"
+
+
+def test_wandb_gets_pictures_when_it_is_their_turn(tmp_path, monkeypatch):
+    monkeypatch.setattr(logged, "PICTURES", 0.0)
+    rows = history(run_with(tmp_path / "w", header(), *map(reading, (0, 5, 10))), media=True)
+    assert [row[STEP] for row in rows if "spinal/heatmaps.path" in row] == [0, 5, 10]  # the end has nothing new
+
+
+def test_wandb_gets_a_table_of_every_reading_and_layer(wandb_run):
+    (row,) = (row for row in history(wandb_run["whole"], media=True) if "spinal/layers.path" in row)
+    assert row[STEP] == 10
+    table = json.loads((run_folder(wandb_run["folder"] / "whole") / "files" / row["spinal/layers.path"]).read_text())
+    assert table["columns"] == [
+        "step", "layer", "alpha", "alpha_se", "alpha_r2", "effective_rank", "transport", "transport_se"
+    ]  # fmt: skip
+    assert [line[:2] for line in table["data"]] == [[step, layer] for step in (5, 10) for layer in (1, 2, 3, 4)]
+    assert table["data"][0] == [5, 1, 0.5, None, None, None, None, None]  # no step ends at the first layer
+    assert table["data"][7] == [10, 4, 0.8, 0.01, 0.99, 12.5, reading().transport[2], 0.02]
+
+
+def test_a_table_of_a_long_run_has_evenly_spaced_readings():
+    trace = Trace(header(80, (54, 80)), [reading(step, 80) for step in range(1000)])
+    rows = _rows(trace)
+    steps = sorted({row[0] for row in rows})
+    assert len(rows) == 10_000 and steps[0] == 0 and steps[-1] == 999
+    assert {b - a for a, b in itertools.pairwise(steps)} == {8, 9}
+
+
+def test_wandb_gets_the_report_as_an_artifact(wandb_run):
+    (artifact,) = (r["artifact"] for r in wandb_run["whole"] if r.get("artifact", {}).get("type") == "spinal-report")
+    (page,) = artifact["manifest"]["contents"]
+    assert page["path"] == "report.html" and page["size"] == str(len("the page"))
+    assert Path(page["local_path"]).read_text() == "the page"
+
+
+def test_wandbs_summary_has_the_start(wandb_run):
+    told = [r["summary"]["update"] for r in wandb_run["whole"] if r["type"] == "summary"]
+    assert [t["spinal/start/late_alpha"] for t in told if "spinal/start/late_alpha" in t] == [0.85]
+    assert [t["spinal/start/late_transport"] for t in told if "spinal/start/late_transport" in t] == [1.35]
+
+
+def test_a_resumed_run_shows_and_counts_what_came_before(tmp_path):
+    before = reading(0, late={"alpha": 0.5, "transport": 2.0})
+    records = run_with(tmp_path / "w", header(), reading(10), earlier=[header(), before, alert(5)])
+    (row,) = history(records)[1:]
+    assert row["spinal/alerts"] == 1
+    told = [r["summary"]["update"] for r in records if r["type"] == "summary"]
+    assert [t["spinal/start/late_alpha"] for t in told if "spinal/start/late_alpha" in t] == [0.5]
+    (row,) = (row for row in history(records, media=True) if "spinal/layers.nrows" in row)
+    assert row["spinal/layers.nrows"] == 2 * 4
+
+
+def test_without_pillow_there_are_no_pictures_and_that_is_said_once(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.warns(UserWarning, match="no pictures in W&B without Pillow: pip install pillow") as caught:
+        rows = history(run_with(tmp_path / "w", header(), reading(0), reading(5)), media=True)
+    assert len([w for w in caught if "Pillow" in str(w.message)]) == 1
+    assert [{k.split(".")[0] for k in row if k.endswith("path")} for row in rows] == [{"spinal/layers"}]
+
+
 def test_wandb_sends_alerts_of_its_own_and_holds_back_what_repeats(tmp_path):
     told = (alert(5), alert(6), alert(6, rule="other"), alert(7, level="warn"), alert(8))
-    sent = [r["alert"] for r in run_with(tmp_path, header(), *told) if r["type"] == "alert"]
+    sent = [r["alert"] for r in run_with(tmp_path / "w", header(), *told) if r["type"] == "alert"]
     assert [(a["title"], a["level"]) for a in sent] == [
         ("spinal: nonfinite", "ERROR"),
         ("spinal: other", "ERROR"),
@@ -130,8 +219,8 @@ def test_wandb_sends_alerts_of_its_own_and_holds_back_what_repeats(tmp_path):
 
 
 def test_wandb_is_told_again_after_the_pause(tmp_path, monkeypatch):
-    monkeypatch.setattr(trackers, "PAUSE", 0.0)
-    sent = [r for r in run_with(tmp_path, header(), alert(5), alert(6)) if r["type"] == "alert"]
+    monkeypatch.setattr(logged, "PAUSE", 0.0)
+    sent = [r for r in run_with(tmp_path / "w", header(), alert(5), alert(6)) if r["type"] == "alert"]
     assert len(sent) == 2
 
 
@@ -187,6 +276,8 @@ def trackio_run(folder, monkeypatch, *records):
     trackio = pytest.importorskip("trackio")
     monkeypatch.setattr(trackio.utils, "TRACKIO_DIR", folder)
     monkeypatch.setattr(trackio.sqlite_storage, "TRACKIO_DIR", folder)
+    for module in (trackio.utils, trackio.run, trackio.media.media):
+        monkeypatch.setattr(module, "MEDIA_DIR", folder / "media")
     trackio.init("test", name="run", embed=False, auto_log_cpu=False, auto_log_gpu=False)
     trackio.log({"train/loss": 0.5}, step=5)
     sink = TrackioSink()
@@ -197,12 +288,14 @@ def trackio_run(folder, monkeypatch, *records):
     with sqlite3.connect(next(folder.glob("*.db"))) as base:
         rows = base.execute("select step, metrics from metrics order by id").fetchall()
         alerts = base.execute("select title, text, level from alerts order by id").fetchall()
-    return [(step, json.loads(values)) for step, values in rows], alerts
+    rows = [(step, json.loads(values)) for step, values in rows]
+    pictures = [(step, row.pop("spinal/heatmaps")) for step, row in rows if "spinal/heatmaps" in row]
+    return [(step, row) for step, row in rows if row], alerts, pictures
 
 
 def test_trackio_is_given_headlines_and_alerts(tmp_path, monkeypatch):
     records = (header(), reading(5, score=math.nan), alert(5), alert(6), alert(6, level="warn"), reading(10))
-    rows, alerts = trackio_run(tmp_path, monkeypatch, *records)
+    rows, alerts, pictures = trackio_run(tmp_path, monkeypatch, *records)
     assert rows[0] == (5, {"train/loss": 0.5})
     assert [step for step, _ in rows[1:]] == [5, 5, 6, 6, 10]
     assert rows[5][1] == {k: v for k, v in scalars(reading(10)).items() if "/layer_" not in k} | {"spinal/alerts": 3}
@@ -211,6 +304,14 @@ def test_trackio_is_given_headlines_and_alerts(tmp_path, monkeypatch):
         ("spinal: nonfinite", "7 are NaN. Try: stop.", "error"),
         ("spinal: nonfinite", "7 are NaN. Try: stop.", "warn"),  # the second error is held back
     ]
+    assert [(step, picture["_type"]) for step, picture in pictures] == [(5, "trackio.image"), (10, "trackio.image")]
+    drawn = [Image.open(next(tmp_path.rglob(Path(picture["file_path"]).name))) for _, picture in pictures]
+    assert [image.size for image in drawn] == [(1000, 660)] * 2 and drawn[0].tobytes() != drawn[1].tobytes()
+
+
+def test_trackio_gets_the_last_picture_before_the_trainer_closes_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(TrackioSink, "close", TrackioSink.complete)
+    assert [step for step, _ in trackio_run(tmp_path, monkeypatch, header(), reading(0), reading(5))[2]] == [0, 5]
 
 
 def test_a_calm_run_sends_trackio_no_alert(tmp_path, monkeypatch):
@@ -223,4 +324,5 @@ def test_without_a_trackio_run_nothing_happens(tmp_path, monkeypatch):
     sink = TrackioSink()
     for record in (header(), reading(0), alert(0)):
         sink.write(record)
-    assert sink.alerts == 0 and list(tmp_path.iterdir()) == []
+    sink.close()
+    assert list(tmp_path.iterdir()) == []

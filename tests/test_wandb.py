@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
 
 pytest.importorskip("wandb")
 
@@ -26,7 +27,12 @@ wandb.teardown()
 def rows(folder, kind):
     """History rows and metric definitions of the run, as `wandb leet inspect` prints them."""
     here = Path(__file__).parent
-    env = {**os.environ, "WANDB_DIR": str(folder), "WANDB_MODE": "offline", "PYTHONPATH": str(here)}
+    env = {
+        **os.environ,
+        "WANDB_DIR": str(folder),
+        "WANDB_MODE": "offline",
+        "PYTHONPATH": f"{here}{os.pathsep}{here.parent}",
+    }
     command = [sys.executable, "-c", RUN, str(folder), kind]
     subprocess.run(command, env=env, cwd=folder, check=True, timeout=240, capture_output=True)
     (run,) = folder.glob("wandb/offline-run-*")
@@ -38,12 +44,18 @@ def rows(folder, kind):
 
 
 def history(records):
+    """The rows, without what W&B adds of its own."""
     return [{k: v for k, v in r["history"]["item"].items() if not k.startswith("_")} for r in records if "history" in r]
 
 
 @pytest.fixture(scope="module")
-def plain_and_watched(tmp_path_factory):
-    return [rows(tmp_path_factory.mktemp(kind), kind) for kind in ("plain", "watched")]
+def folders(tmp_path_factory):
+    return {kind: tmp_path_factory.mktemp(kind) for kind in ("plain", "watched")}
+
+
+@pytest.fixture(scope="module")
+def plain_and_watched(folders):
+    return [rows(folder, kind) for kind, folder in folders.items()]
 
 
 def test_every_row_of_the_trainer_is_there_and_unchanged(plain_and_watched):
@@ -81,3 +93,26 @@ def test_the_run_knows_the_settings(plain_and_watched):
     updates = [r["config"]["update"] for r in plain_and_watched[1] if "config" in r]
     (settings,) = (u["spinal"] for u in updates if "spinal" in u)
     assert settings["every"] == 2 and settings["version"] and len(settings["probe"]) == 64
+
+
+def test_the_end_brings_pictures_the_table_and_the_report(plain_and_watched):
+    rows = history(plain_and_watched[1])
+    assert [row["train/global_step"] for row in rows if "spinal/heatmaps.path" in row] == [0, 5]
+    (table,) = (row for row in rows if "spinal/layers.path" in row)
+    assert table["spinal/layers.nrows"] == 4 * 9 and table["train/global_step"] == 5
+    artifacts = [r["artifact"] for r in plain_and_watched[1] if "artifact" in r]
+    (report,) = (a for a in artifacts if a["type"] == "spinal-report")
+    page = Path(report["manifest"]["contents"][0]["local_path"]).read_text()
+    assert page.startswith("<!doctype html>") and "● Healthy" in page.replace('<span aria-hidden="true">●</span>', "●")
+    assert not any("artifact" in r for r in plain_and_watched[0])
+
+
+def test_no_prompt_leaves(plain_and_watched, folders):
+    """Every file of the run, the report among them: what the policy is asked is in none."""
+    prompts = [row["prompt"][0]["content"].encode() for row in tiny.preferences()]
+    written = {path: path.read_bytes() for path in folders["watched"].rglob("*") if path.is_file()}
+    settings = next(r["config"]["update"]["spinal"] for r in plain_and_watched[1] if "spinal" in str(r.get("config")))
+    for suffix in (".wandb", ".html", ".jsonl"):  # that they can be read at all
+        assert any(path.suffix == suffix and settings["probe"].encode() in text for path, text in written.items())
+    for path, text in written.items():
+        assert not any(prompt in text for prompt in prompts), path
