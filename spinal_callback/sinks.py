@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -99,7 +100,8 @@ class PageSink:
 
     def __init__(self, path: Path) -> None:
         self.path, self._history = path, History()
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink()
 
     def follow(self, earlier: Sequence[Record], report: Path) -> None:
         self._history = History(earlier)

@@ -10,7 +10,7 @@ import tiny
 import torch
 from trl import DPOConfig, DPOTrainer
 
-from spinal_callback import MemorySink, Reading, SpinalCallback, SpinalConfig, load_trace, trackers
+from spinal_callback import MemorySink, Reading, SpinalCallback, SpinalConfig, load_trace, logged
 from spinal_callback.sample import Sampler
 
 SMALL = {"num_prompts": 20}
@@ -246,7 +246,7 @@ def test_an_unwritable_output_folder_is_refused(tmp_path):
 
 
 def test_wandb_asked_for_but_not_installed(monkeypatch):
-    monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(logged.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="pip install wandb"):
         SpinalCallback(sinks=["wandb"])
     SpinalCallback()  # not asked for: no tracker is fine
