@@ -143,7 +143,7 @@ class SpinalCallback(TrainerCallback):
             self._look(state, control)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        logs = kwargs.get("logs") or {}
+        logs = {"beta": getattr(args, "beta", None), **(kwargs.get("logs") or {})}
         self._logged.update({key: float(logs[key]) for key in TRAINER_KEYS if isinstance(logs.get(key), int | float)})
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

@@ -145,12 +145,18 @@ class Detector:
         return {"path": self._path.to_json(), "alarms": alarms}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes on from a `state`. A rule that it does not know begins anew."""
-        if "path" in state:
-            self._path = Trajectory.from_json(state["path"])
-        for name, both in state.get("alarms", {}).items():
-            if name in self._alarms:
-                self._alarms[name] = {level: Alarm(**alarm) for level, alarm in both.items()}
+        """Goes on from a `state`; a rule that it does not know begins anew.
+
+        So do all if another version wrote it or if it is of another late window: it cannot be compared with.
+        """
+        try:
+            path = Trajectory.from_json(state["path"])
+            alarms = {n: {level: Alarm(**both[level]) for level in LEVELS} for n, both in state["alarms"].items()}
+        except (KeyError, TypeError):
+            return
+        if path.window == self._path.window:
+            self._path = path
+            self._alarms |= {name: both for name, both in alarms.items() if name in RULES}
 
 
 def confirmation(trainer: Mapping[str, float]) -> str:

@@ -18,7 +18,8 @@ from typing import Any, Literal
 
 SCHEMA = 1  # raised when a reader of older traces would misunderstand a newer one
 LEVELS = ("warn", "error")
-TRAINER_KEYS = ("loss", "grad_norm", "rewards/chosen", "rewards/margins")  # what a reading keeps of the Trainer's log
+# what a reading keeps of the Trainer's log; beta is its setting
+TRAINER_KEYS = ("loss", "grad_norm", "rewards/chosen", "rewards/margins", "logps/chosen", "beta")
 
 
 @dataclass(frozen=True)

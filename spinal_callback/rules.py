@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .trajectory import HORIZON, Trajectory, sure
+from .trajectory import HORIZON, Point, Trajectory, sure
 
 MOVED = 0.05  # movement of the late trace (shares) under which the shape of the path says nothing
 
@@ -17,16 +17,41 @@ MOVED = 0.05  # movement of the late trace (shares) under which the shape of the
 def late_speed(path: Trajectory) -> float:
     """How far the late trace moved within the last 20 steps: shares of transport and of alpha, as one length.
 
-    Direction: either; a breaking run first overshoots in the *good* direction (alpha up, transport down). Where probes
-    are farther apart than 20 steps the length is scaled to 20. Healthy alignment needs hundreds of steps for what a run
-    that is about to break does within ten.
+    Direction: either; a breaking run first overshoots in the *good* direction (alpha up, transport down). Healthy
+    alignment needs hundreds of steps for what a run that is about to break does within ten.
     """
-    now, farthest = path.now, 0.0
+
+    def way(then: Point, now: Point) -> float:
+        transport_se, alpha_se = max(now.transport_se, then.transport_se), max(now.alpha_se, then.alpha_se)
+        return math.hypot(sure(now.transport - then.transport, transport_se), sure(now.alpha - then.alpha, alpha_se))
+
+    return _fastest(path, way)
+
+
+def displacement_speed(path: Trajectory) -> float:
+    """How much farther from its start the final distribution came within the last 20 steps, radians.
+
+    Direction: away. The Fisher-Rao distance lies between 0 and pi, and means the same in every model.
+    """
+    return _fastest(path, lambda then, now: now.displacement - then.displacement)
+
+
+def likelihood_drop(path: Trajectory) -> float:
+    """Which share of their log-likelihood the chosen answers lost within the last 20 steps, as the Trainer logged it.
+
+    Direction: down. Near-identical pairs displace the likelihood of both answers behind their first token, where the
+    probe does not look: this one rule reads the Trainer's log. DPO lowers it in healthy runs too, but slowly. 0 where
+    the trainer logs no `logps/chosen`.
+    """
+    return _fastest(path, lambda then, now: then.chosen - now.chosen)
+
+
+def _fastest(path: Trajectory, way: Callable[[Point, Point], float]) -> float:
+    """The longest way to now from any point of the last 20 steps; where probes are farther apart, scaled to 20."""
+    longest = 0.0
     for then in path.before:
-        noise = max(now.transport_se, then.transport_se), max(now.alpha_se, then.alpha_se)
-        length = math.hypot(sure(now.transport - then.transport, noise[0]), sure(now.alpha - then.alpha, noise[1]))
-        farthest = max(farthest, length * HORIZON / max(HORIZON, now.step - then.step))
-    return farthest
+        longest = max(longest, way(then, path.now) * HORIZON / max(HORIZON, path.now.step - then.step))
+    return longest  # max keeps what it has against NaN
 
 
 def transport_rise(path: Trajectory) -> float:
@@ -64,11 +89,11 @@ def reversal(path: Trajectory) -> float:
 
 
 def collapse(path: Trajectory) -> float:
-    """How far the policy has narrowed, in units of what is too far: the greatest of three shares.
+    """How far the policy has narrowed, as a share of a collapse: the greatest of three.
 
-    Late contraction up by 0.3 of its start (over-contraction), the late effective rank down by a third, the next
-    token's entropy down by 0.9 nats. Direction: towards fewer directions and fewer tokens. The outputs of such a policy
-    repeat; a run may reach it with a falling loss.
+    A collapse is late contraction up by 0.3 of its start (over-contraction), the late effective rank down by a third,
+    or the next token's entropy down by 0.9 nats. Direction: towards fewer directions and fewer tokens. The outputs of
+    such a policy repeat; a run may reach it with a falling loss.
     """
     now = path.now
     narrowed = (sure(now.alpha, now.alpha_se) / 0.3, -now.rank / math.log(1.5), -now.entropy / 0.9)
@@ -134,6 +159,9 @@ RULES: dict[str, Rule] = {
     "late_speed": Rule(
         late_speed, Limit(0.07, 0.15), "of its start in 20 steps", "the late trace moves too fast", SLOWER
     ),
+    "displacement_speed": Rule(
+        displacement_speed, Limit(0.5, 1.0), "rad in 20 steps", "the policy leaves its start too fast", SLOWER
+    ),
     "transport_rise": Rule(
         transport_rise, Limit(0.05, 0.15), "of its start", "late transport has risen since the start", SLOWER
     ),
@@ -144,13 +172,20 @@ RULES: dict[str, Rule] = {
     "collapse": Rule(
         collapse,
         Limit(0.45, 1.0),
-        "of too far",
+        "of a collapse",
         "the policy narrows",
         "lower the learning rate or raise beta; look at samples",
     ),
     "roughening": Rule(roughening, Limit(0.03, 0.08), "of coherence", "the depth path has become rough", SLOWER),
     "delocalized": Rule(
         delocalized, Limit(1.6, 3.2), "of the late layers' movement", "early layers move with the late ones", SLOWER
+    ),
+    "likelihood_drop": Rule(
+        likelihood_drop,
+        Limit(0.1, 0.25),
+        "of their log-likelihood",
+        "chosen answers become unlikely",
+        "raise beta, lower the learning rate, or drop pairs whose answers are nearly alike",
     ),
     "nonfinite": Rule(
         nonfinite,

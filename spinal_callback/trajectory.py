@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
@@ -27,6 +28,8 @@ class Point:
         rank: log of the late layers' mean effective rank over its first value.
         coherence: change of the depth path's coherence.
         spread: movement of a layer outside the late window over that of one inside, mean against mean.
+        displacement: distance of the final distribution from step 0's, radians.
+        chosen: change of the chosen answers' log-likelihood, a share of its size: what the Trainer logged last.
         nonfinite: how many activations and logits are NaN or Inf.
         movers: the layers that have moved most, first to last.
     """
@@ -40,6 +43,8 @@ class Point:
     rank: float
     coherence: float
     spread: float
+    displacement: float
+    chosen: float
     nonfinite: int
     movers: list[int]
 
@@ -125,6 +130,8 @@ def _point(reading: Reading, start: dict[str, Any], window: tuple[int, int]) -> 
         rank=math.log(rank / start["rank"]) if rank > 0 and start["rank"] > 0 else math.nan,
         coherence=reading.coherence - start["coherence"],
         spread=outside / (share / late) if share > 0 else math.nan,
+        displacement=reading.displacement,
+        chosen=_likelihood(reading.trainer),
         nonfinite=reading.nonfinite,
         movers=_movers(reading, start, alpha, transport),
     )
@@ -133,6 +140,20 @@ def _point(reading: Reading, start: dict[str, Any], window: tuple[int, int]) -> 
 def _late_rank(reading: Reading, window: tuple[int, int]) -> float:
     known = [r for r in reading.effective_rank[window[0] - 1 : window[1]] if math.isfinite(r)]
     return sum(known) / len(known) if known else math.nan
+
+
+def _likelihood(trainer: Mapping[str, float]) -> float:
+    """Change of the chosen answers' log-likelihood against the reference's, a share of the reference's.
+
+    reward = beta log(policy / reference), so the reference's is `logps - reward / beta`. 0 as long as nothing has been
+    logged; NaN where a trainer logs none of this, or where its rewards know no reference.
+    """
+    if not trainer:
+        return 0.0
+    reward, logps, beta = (trainer.get(key, math.nan) for key in ("rewards/chosen", "logps/chosen", "beta"))
+    change = reward / beta if beta > 0 else math.nan
+    reference = abs(logps - change)
+    return change / reference if reference > 1e-3 * abs(change) else math.nan
 
 
 def _movers(reading: Reading, start: dict[str, Any], alpha: float, transport: float, most: int = 5) -> list[int]:

@@ -9,6 +9,7 @@ from transformers import TrainerCallback
 from spinal_callback import MemorySink, SpinalCallback, load_trace
 from spinal_callback.drift import replay
 from spinal_callback.records import TRAINER_KEYS
+from spinal_callback.rules import RULES
 
 BREAKS = 6  # the step after which the late layers are thrown about
 SAVING = {"save_strategy": "steps", "save_steps": 2, "max_steps": 12}
@@ -67,7 +68,7 @@ def test_a_reading_holds_the_trainers_own_numbers(stopped):
     assert memory.readings[0].trainer == {}  # nothing has been logged at step 0
     for before, reading in zip(memory.readings, memory.readings[1:], strict=False):
         if before.step:  # the row of a step is logged after its probe
-            assert reading.trainer == {key: logged[before.step][key] for key in TRAINER_KEYS}
+            assert reading.trainer == {"beta": 0.1, **{key: logged[before.step][key] for key in TRAINER_KEYS[:-1]}}
 
 
 def test_a_checkpoint_that_no_calm_reading_came_after_is_not_called_good(tmp_path):
@@ -93,8 +94,7 @@ def test_a_checkpoint_that_is_gone_is_not_named(tmp_path):
 
 
 def test_limits_come_from_the_rules_file(tmp_path):
-    rules = {name: {"warn": 1e6, "error": 1e6} for name in ("late_speed", "transport_rise", "contraction_drop")}
-    rules |= {name: {"warn": 1e6, "error": 1e6} for name in ("reversal", "collapse", "roughening", "delocalized")}
+    rules = {name: {"warn": 1e6, "error": 1e6} for name, rule in RULES.items() if not rule.at_once}
     (tmp_path / "rules.json").write_text(json.dumps({"rules": rules}))
     memory = MemorySink()
     trainer = broken(tmp_path, memory, stop_on="warn", rules=str(tmp_path / "rules.json"))

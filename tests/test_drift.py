@@ -45,25 +45,39 @@ def swing(out, at, back, then):
     return lambda step: back if step >= then else out if step >= at else 0.0
 
 
+def log(lost, by):
+    """The Trainer's log of a run whose chosen answers lose a share of their likelihood until a step."""
+
+    def at(step):
+        nats = 60 * lost * min(step / by, 1)
+        return {"beta": 0.1, "rewards/chosen": -0.1 * nats, "logps/chosen": -60 - nats, "rewards/margins": 1.0}
+
+    return at
+
+
 # For each rule a broken run and its healthy twin, which goes the right way, or as far but slowly.
 BROKEN = {
     "late_speed": {"transport": ramp(-0.4, 20)},
+    "displacement_speed": {"displacement": ramp(1.0, 20)},
     "transport_rise": {"transport": ramp(0.4, 100)},
     "contraction_drop": {"alpha": ramp(-0.3, 100)},
     "reversal": {"transport": swing(-0.1, 20, 0.1, 50)},
     "collapse": {"alpha": ramp(0.5, 100)},
     "roughening": {"coherence": lambda step: 0.9 - 0.003 * step, "transport": ramp(-0.1, 50)},
     "delocalized": {"transport": ramp(-0.06, 20), "localization": lambda step: 0.3},
+    "likelihood_drop": {"trainer": log(lost=0.25, by=20)},
     "nonfinite": {"nonfinite": lambda step: int(step >= 40)},
 }
 HEALTHY = {
     "late_speed": {"transport": ramp(-0.4, 400)},
+    "displacement_speed": {"displacement": ramp(1.0, 100)},
     "transport_rise": {"transport": ramp(-0.1, 100)},
     "contraction_drop": {"alpha": ramp(0.1, 100)},
     "reversal": {"transport": ramp(-0.1, 100)},
     "collapse": {"alpha": ramp(0.1, 100)},
     "roughening": {"coherence": lambda step: 0.9 - 0.003 * step},  # in a trace that has not moved
     "delocalized": {"transport": ramp(-0.06, 100), "localization": lambda step: 0.7},
+    "likelihood_drop": {"trainer": log(lost=0.25, by=200)},
     "nonfinite": {"nonfinite": lambda step: 0},
 }
 
@@ -261,10 +275,38 @@ def test_it_goes_on_from_its_state_alert_for_alert(rule, cut):
     assert before + alerts(readings[cut:], detector=second) == whole
 
 
-def test_a_state_of_another_version_begins_anew():
-    detector = Detector(WINDOW)
-    detector.restore({"NonFinite": {"raised": True}, "alarms": {"gone": {}}})
-    assert len(detector.update(reading(0, nonfinite=1))) == 1
+def other_version(state):
+    state["path"]["points"][0]["unheard_of"] = 1
+
+
+def other_alarms(state):
+    state["alarms"]["late_speed"]["warn"].pop("sum")
+    state["alarms"]["late_speed"]["warn"]["total"] = 1.0
+
+
+def other_window(state):
+    state["path"]["window"] = [2, 4]
+
+
+@pytest.mark.parametrize("change", [dict.clear, other_version, other_alarms, other_window])
+def test_a_state_that_cannot_be_gone_on_from_is_left_aside(change):
+    first, second = Detector(WINDOW), Detector(WINDOW)
+    alerts(made_up.run(5, **BROKEN["late_speed"]), detector=first)
+    state = json.loads(json.dumps(first.state()))
+    change(state)
+    second.restore(state)
+    assert second.state() == Detector(WINDOW).state()
+
+
+def test_a_rule_that_a_state_does_not_know_begins_anew():
+    first, second = Detector(WINDOW), Detector(WINDOW)
+    alerts(made_up.run(5, **BROKEN["late_speed"]), detector=first)
+    state = json.loads(json.dumps(first.state()))
+    state["alarms"]["gone"] = state["alarms"].pop("late_speed")
+    second.restore(state)
+    assert str(second.state()["path"]) == str(first.state()["path"])  # NaN is not equal to itself
+    assert second.state()["alarms"]["late_speed"] == Detector(WINDOW).state()["alarms"]["late_speed"]
+    assert "gone" not in second.state()["alarms"]
 
 
 def test_a_trace_is_replayed_as_the_run_was_judged():

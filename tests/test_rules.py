@@ -50,6 +50,40 @@ def test_late_speed_over_a_long_interval_is_scaled_to_20_steps():
     assert value(rules.late_speed, readings) == pytest.approx(0.1 / 5)
 
 
+def test_displacement_speed_is_the_gain_within_20_steps():
+    assert at(rules.displacement_speed, 10, displacement=course(0, 0.3, 0.7)) == pytest.approx(0.7)
+    assert at(rules.displacement_speed, 25, displacement=course(0, 0.3, 0.3, 0.3, 0.3, 0.3)) == 0
+    assert at(rules.displacement_speed, 10, displacement=course(0, 0.5, 0.2)) == pytest.approx(0.2)  # not the way back
+    assert at(rules.displacement_speed, 10, displacement=course(0, 0.5, NAN)) == 0
+
+
+def lost(*nats, beta=0.1, reference=-50.0):
+    """What a Trainer logs when chosen answers have lost so many nats; nothing before the first step."""
+
+    def log(step):
+        gone = nats[step // 5]
+        return {"rewards/chosen": -gone * beta, "logps/chosen": reference - gone, "beta": beta} if step else {}
+
+    return log
+
+
+def test_likelihood_drop_is_the_share_lost_within_20_steps():
+    assert at(rules.likelihood_drop, 10, trainer=lost(0, -1, 6)) == pytest.approx(7 / 50)
+    assert at(rules.likelihood_drop, 5, trainer=lost(0, 6)) == pytest.approx(6 / 50)  # from the start, where it is 0
+    assert at(rules.likelihood_drop, 10, trainer=lost(0, 6, 1)) == pytest.approx(1 / 50)
+    assert at(rules.likelihood_drop, 10, trainer=lost(0, 6, 6, beta=0.5, reference=-600)) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("log", [{}, {"rewards/chosen": -3.0}, {"rewards/chosen": -3.0, "logps/chosen": -60.0}])
+def test_likelihood_drop_is_nothing_where_the_trainer_does_not_tell(log):
+    assert at(rules.likelihood_drop, 5, trainer=lambda step: log) == 0
+
+
+def test_likelihood_drop_is_nothing_where_rewards_know_no_reference():
+    """As in SimPO, whose reward is beta times the log-likelihood itself."""
+    assert at(rules.likelihood_drop, 5, trainer=lost(0, 60, reference=0.0)) == 0
+
+
 def test_transport_rise():
     assert at(rules.transport_rise, 10, transport=course(0, -0.1, 0.07)) == pytest.approx(0.07)  # from the start
     assert at(rules.transport_rise, 10, transport=course(0, 0.1, -0.07)) == 0

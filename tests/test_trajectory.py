@@ -35,6 +35,8 @@ def test_a_point_holds_changes_since_the_first_reading():
         coherence=0.7,
         effective_rank=[NAN, 9.0, 5.0, 15.0],
         localization=0.75,
+        displacement=0.3,
+        trainer={"rewards/chosen": -0.5, "logps/chosen": -55.0, "beta": 0.1},
     )
     point = trajectory(first, second).now
     assert (point.alpha, point.alpha_se) == pytest.approx((0.17 / 0.85, 0.017 / 0.85))
@@ -42,6 +44,8 @@ def test_a_point_holds_changes_since_the_first_reading():
     assert (point.entropy, point.coherence) == pytest.approx((-0.5, -0.1))
     assert point.rank == pytest.approx(math.log(10 / 20))  # layers 3 and 4 alone
     assert point.spread == pytest.approx((0.25 / 2) / (0.75 / 2))  # two layers outside, two inside
+    assert point.displacement == 0.3
+    assert point.chosen == pytest.approx(-5 / 50)  # 5 nats of the reference's 50
     assert point.moved == pytest.approx(math.hypot(0.06 / 1.35, 0.2 - 0.04))
 
 
