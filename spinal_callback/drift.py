@@ -1,8 +1,8 @@
 """Alert rules: readings in, alerts out. Plain floats, no torch, so a saved trace can be replayed through them.
 
 A rule (`rules.RULES`) is a measure of the trajectory and two limits in its units. A cumulative sum over *training
-steps* decides when a measure has been over a limit for long enough (`Alarm`), so that the verdict does not hang on how
-often one probes.
+steps* decides when a measure has been over a limit for long enough (`Alarm`); between two readings the measure is taken
+to go in a straight line, so that the verdict does not hang on how often one probes.
 """
 
 from __future__ import annotations
@@ -17,28 +17,37 @@ from .records import LEVELS, Alert, Reading, Trace
 from .rules import RULES, Limit, Rule
 from .trajectory import HORIZON, Trajectory
 
-PATIENCE = 2  # training steps for which a measure at twice its limit must hold
+PATIENCE = 1  # training steps for which a measure at twice its limit must hold
 COOLDOWN = 20  # training steps between two alerts of one rule and level
 CHOSEN_LOST = 2.0  # reward (nats times beta) that chosen answers may lose before it counts against the run
 FULL = 1 - 1e-9  # sum at which an alarm is raised: ten tenths make 0.9999999999999999
 CAP = 2.0  # times its limit that a measure counts at most: one wild reading is not many
 
 
-def accumulated(total: float, ratio: float, elapsed: int, patience: float = PATIENCE) -> float:
-    """A cumulative sum after a measure of `ratio` times its limit, `elapsed` steps after the last: in [0, 1]."""
-    return min(max(total + (min(ratio, CAP) - 1) * min(elapsed, HORIZON) / patience, 0.0), 1.0)
+def accumulated(total: float, before: float, now: float, elapsed: int, patience: float = PATIENCE) -> float:
+    """A cumulative sum, in [0, 1], `elapsed` training steps on, as if there had been a reading at each of them.
+
+    Args:
+        total: the sum before.
+        before, now: the measure at the last reading and at this one, as multiples of its limit.
+    """
+    before, now = min(before, CAP), min(now, CAP)
+    for step in range(1, elapsed + 1):
+        total = min(max(total + (before + (now - before) * step / elapsed - 1) / patience, 0.0), 1.0)
+    return total
 
 
 @dataclass
 class Alarm:
     """One rule at one level: a cumulative sum (CUSUM) over training steps of how far a measure is above its limit.
 
-    Each reading adds `(min(measure / limit, CAP) - 1) x steps since the last / PATIENCE`, steps up to the horizon;
-    below 0 the sum is 0, at 1 the alarm is raised. So a measure at twice its limit must hold for 2 steps, one at 1.2
-    times for 10, whatever the interval. It is armed again once the sum has been back at 0 and COOLDOWN steps are over.
+    Each training step adds `(min(measure / limit, CAP) - 1) / PATIENCE`; below 0 the sum is 0, at 1 the alarm is
+    raised. So a measure at twice its limit must hold for 1 step, one at 1.2 times for 5, whatever the interval. It is
+    armed again once the sum has been back at 0 and COOLDOWN steps are over.
     """
 
     sum: float = 0.0
+    ratio: float = 0.0  # the measure at the last reading, as a multiple of its limit
     calm: int = -1  # step of the last reading without a sign
     since: int = -1  # step of the first with one
     layers: list[int] = field(default_factory=list)
@@ -49,7 +58,7 @@ class Alarm:
     def update(self, ratio: float, elapsed: int, path: Trajectory) -> bool:
         """Takes a measure as a multiple of its limit; True at the reading that raises the alarm."""
         was = self.sum
-        self.sum = accumulated(was, ratio, elapsed)
+        self.sum, self.ratio = accumulated(was, self.ratio, ratio, elapsed), min(ratio, CAP)
         if was == 0.0 and self.sum > 0:
             self.since, self.layers = path.now.step, path.now.movers
         if self.sum == 0.0:

@@ -87,10 +87,10 @@ def test_without_a_checkpoint_none_is_named(tmp_path):
 
 def test_a_checkpoint_that_is_gone_is_not_named(tmp_path):
     memory = MemorySink()
-    watching = SpinalCallback(sinks=[memory], every=1, num_prompts=16, stop_on="warn")
+    watching = SpinalCallback(sinks=[memory], every=5, num_prompts=16, stop_on="warn")
     limited = {**SAVING, "save_total_limit": 1}
     twins.dpo(tmp_path, Throws(), watching, learning_rate=1e-6, **limited).train()
-    assert memory.alerts and all(a.last_good == "" for a in memory.alerts)  # only checkpoint-6 is left
+    assert memory.alerts and all(a.last_good == "" for a in memory.alerts)  # at step 10 only checkpoint-8 is left
 
 
 def test_limits_come_from_the_rules_file(tmp_path):
@@ -109,18 +109,19 @@ def test_a_bad_rules_file_is_refused_before_training(tmp_path):
         SpinalCallback(rules=str(tmp_path / "none.json"))
 
 
-def test_a_resumed_run_raises_the_alerts_of_an_uninterrupted_one(tmp_path, stopped):
-    _, whole, _ = stopped
-    first, second = MemorySink(), MemorySink()
-    watching = {"every": 1, "num_prompts": 16, "stop_on": "error"}
+def test_a_resumed_run_raises_the_alerts_of_an_uninterrupted_one(tmp_path):
+    first, second, whole = MemorySink(), MemorySink(), MemorySink()
+    broken(tmp_path / "whole", whole)
     until = {**SAVING, "learning_rate": 1e-6}
-    cut = twins.dpo(tmp_path, Throws(), Cut(), SpinalCallback(sinks=[first], **watching), **until)
-    cut.train()
-    twins.dpo(tmp_path, Throws(), SpinalCallback(sinks=[second], **watching), **until).train(
-        resume_from_checkpoint=True
-    )
-    key = [(a.step, a.rule, a.level, a.layers, a.since, a.last_good) for a in whole.alerts]
-    assert [(a.step, a.rule, a.level, a.layers, a.since, a.last_good) for a in first.alerts + second.alerts] == key
+    twins.dpo(tmp_path, Throws(), Cut(), SpinalCallback(sinks=[first], every=1, num_prompts=16), **until).train()
+    going_on = SpinalCallback(sinks=[second], every=1, num_prompts=16)
+    twins.dpo(tmp_path, Throws(), going_on, **until).train(resume_from_checkpoint=True)
+    assert first.alerts and second.alerts
+    told = [
+        [(a.step, a.rule, a.level, a.layers, a.since, a.last_good) for a in s]
+        for s in (first.alerts + second.alerts, whole.alerts)
+    ]
+    assert told[0] == told[1]
 
 
 class Cut(TrainerCallback):

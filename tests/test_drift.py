@@ -61,7 +61,7 @@ BROKEN = {
     "displacement_speed": {"displacement": ramp(1.0, 20)},
     "transport_rise": {"transport": ramp(0.4, 100)},
     "contraction_drop": {"alpha": ramp(-0.3, 100)},
-    "reversal": {"transport": swing(-0.1, 20, 0.1, 50)},
+    "reversal": {"transport": swing(-0.1, 20, 0.02, 50)},
     "collapse": {"alpha": ramp(0.5, 100)},
     "roughening": {"coherence": lambda step: 0.9 - 0.003 * step, "transport": ramp(-0.1, 50)},
     "delocalized": {"transport": ramp(-0.06, 20), "localization": lambda step: 0.3},
@@ -149,16 +149,25 @@ def test_twice_the_limit_must_hold_for_the_patience():
 
 def test_little_above_the_limit_takes_longer_and_below_it_never_comes():
     assert alarm_steps([0] + [1.2] * 30, every=1)[0] == [5 * PATIENCE]
-    assert alarm_steps([0, 1.2, 1.2, 1.2], every=5)[0] == [5 * PATIENCE]
+    assert alarm_steps([0, 1.2, 1.2, 1.2], every=5)[0] == [10]  # on its way there it was below
     assert alarm_steps([0] + [1.0] * 1000, every=1)[0] == []
 
 
 def test_one_wild_reading_counts_twice_its_limit_at_most():
-    assert alarm_steps([0, 1e9, 0, 0, 1e9, 0], every=1)[0] == []
-    assert alarm_steps([0, CAP, CAP], every=1)[0] == alarm_steps([0, 1e9, 1e9], every=1)[0] == [2]
+    assert CAP == 2
+    for every in (1, 5):
+        for ratios in ([0, 1.5, 0.8, CAP, 0.2, 0, CAP], [0, 0.9, CAP, CAP, 0]):
+            wild = [1e9 if ratio == CAP else ratio for ratio in ratios]
+            assert alarm_steps(wild, every) == alarm_steps(ratios, every)
 
 
-def test_a_reading_after_a_long_pause_counts_for_the_horizon_at_most():
+def test_between_two_readings_the_measure_goes_in_a_straight_line():
+    """As if there had been a reading at every step: 0.4, 0.8, 1.2, 1.6, 1.4, 1.2, 1.0, 0.8."""
+    _, rare = alarm_steps([0, 1.6], every=4)
+    assert rare.sum == pytest.approx(0.2 + 0.6)
+    _, often = alarm_steps([0, 0.4, 0.8, 1.2, 1.6], every=1)
+    assert often.sum == pytest.approx(rare.sum)
+    assert alarm_steps([0, 1.6, 0.8], every=4)[1].sum == pytest.approx(1 - 0.2)
     assert alarm_steps([0, 1.08, 0, 1.08], every=200)[0] == []
     assert alarm_steps([0, 1.08, 1.08], every=200)[0] == [400]
 

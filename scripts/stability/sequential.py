@@ -29,9 +29,9 @@ Course = Sequence[tuple[int, float]]  # step, and a rule's measure as a multiple
 
 def cusum(course: Course, patience: float = PATIENCE) -> Iterator[int]:
     """What `drift.Alarm` does."""
-    total, before = 0.0, 0
+    total, before, last = 0.0, 0, 0.0
     for step, ratio in course:
-        total, before = accumulated(total, ratio, step - before, patience), step
+        total, before, last = accumulated(total, last, ratio, step - before, patience), step, ratio
         if total >= FULL:
             yield step
 
@@ -59,7 +59,7 @@ def once(course: Course) -> Iterator[int]:
 
 
 TESTS: dict[str, Callable[[Course], Iterator[int]]] = {
-    **{f"CUSUM {patience}": partial(cusum, patience=patience) for patience in (1, 2, 3, 5, 10)},
+    **{f"CUSUM {patience}": partial(cusum, patience=patience) for patience in (0.5, 1, 2, 3, 5)},
     "EWMA": ewma,
     "twice": twice,
     "once": once,
