@@ -10,8 +10,9 @@ from .sinks import MemorySink
 
 if TYPE_CHECKING:
     from .callback import SpinalCallback
+    from .reporters import attach
 
-__all__ = ["Alert", "MemorySink", "Reading", "SpinalCallback", "SpinalConfig", "load_trace"]
+__all__ = ["Alert", "MemorySink", "Reading", "SpinalCallback", "SpinalConfig", "attach", "load_trace"]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,4 +21,8 @@ def __getattr__(name: str) -> Any:
         from .callback import SpinalCallback
 
         return SpinalCallback
+    if name == "attach":
+        from .reporters import attach
+
+        return attach
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from . import __version__, cli_trace
+from . import __version__, cli_trace, cli_workspace
 
-FAMILIES = (cli_trace,)  # each has `add`, which sets `run` for each of its commands
+FAMILIES = (cli_trace, cli_workspace)  # each has `add`, which sets `run` for each of its commands
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -30,7 +30,7 @@ class Recorder:
     """
 
     def __init__(self, sinks: Iterable[Sink | str] | None) -> None:
-        self.asked = _named(sinks)
+        self.asked = named(sinks)
         self.fanout, self._open = Fanout([]), False
 
     def open(self, header: Header, folder: Path, step: int, home: Path | None) -> None:
@@ -71,8 +71,8 @@ class Recorder:
             self.fanout.close()
 
 
-def _named(sinks: Iterable[Sink | str] | None) -> list[Any]:
-    """Checks the sinks asked for; the terminal's is made later, when the trace has a path."""
+def named(sinks: Iterable[Sink | str] | None) -> list[Any]:
+    """The sinks asked for; the terminal's is made later, when the trace has a path. Raises as `Recorder` does."""
     if sinks is None:
         return [*(tracker() for name, tracker in TRACKERS.items() if installed(name)), "terminal"]
     names = (*TRACKERS, "terminal")

@@ -157,5 +157,6 @@ class Fanout:
                     getattr(sink, method)(*args)
             except Exception as error:  # a full disk or a tracker that is down must not end the run
                 self.sinks.remove(sink)
-                self.dropped.append(f"{type(sink).__name__} failed and is dropped: {error!r}")
+                name = getattr(sink, "name", type(sink).__name__)
+                self.dropped.append(f"{name} failed and is dropped: {error!r}")
                 warnings.warn(f"spinal: {self.dropped[-1]}", stacklevel=3)

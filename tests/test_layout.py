@@ -46,9 +46,12 @@ OURS = {
     "callback": "__init__ anatomy calibrate config drift probe prompts ranks recorder records schedule sinks terminal"
     " undisturbed",
     "output": "",
-    "cli": "__init__ cli_trace",
+    "workspace": "logged",
+    "cli_workspace": "workspace",
+    "cli": "__init__ cli_trace cli_workspace",
     "cli_trace": "calibrate drift output records report rules terminal",
-    "__init__": "attach audit callback config records sinks",
+    "reporters": "callback config logged recorder records sinks trackers",
+    "__init__": "audit callback config records reporters sinks",
 }
 # A module, and what it may import beside the standard library and ours; on any level, functions included.
 FOREIGN = {
@@ -61,7 +64,9 @@ FOREIGN = {
     "probe": {"torch"},
     "callback": {"torch", "transformers"},
     "audit": {"torch", "transformers"},
+    "reporters": {"transformers"},
     "wandb_sink": {"wandb"},
+    "workspace": {"wandb_workspaces"},
     "pictures": {"PIL", "numpy"},
     "terminal": {"tqdm", "plotext"},
     "records": {"pandas"},
@@ -130,7 +135,7 @@ def test_torch_distributed_is_in_ranks_alone(module):
 
 def test_trackers_and_plots_are_imported_where_they_are_used(module):
     name, source = module
-    for package in ("wandb", "trackio", "PIL", "plotext", "plotly", "pandas", "deepspeed"):
+    for package in ("wandb", "wandb_workspaces", "trackio", "PIL", "plotext", "plotly", "pandas", "deepspeed"):
         assert not at_top(source, package), f"{name} imports {package} at the top"
 
 
