@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 
 from spinal_callback import SpinalCallback
+from spinal_callback.sources import SHIPPED
 
 DATA = Path(__file__).parent / "data"
 
@@ -34,7 +35,7 @@ def main() -> None:
     model = AutoModelForCausalLM.from_pretrained(path, dtype="float32")
     tokenizer = AutoTokenizer.from_pretrained(path)
     pairs = load_dataset("json", data_files=str(DATA / "preferences.jsonl"), split="train")
-    probes = load_dataset("json", data_files=str(DATA / "probes.jsonl"), split="train")
+    probes = load_dataset("json", data_files=str(SHIPPED), split="train")
 
     trainer = DPOTrainer(
         model,

@@ -29,13 +29,14 @@ from smollm2 import smollm2  # noqa: E402
 from spinal_callback import SpinalConfig  # noqa: E402
 from spinal_callback.probe import Probe  # noqa: E402
 from spinal_callback.prompts import PromptSet, collect  # noqa: E402
+from spinal_callback.sources import SHIPPED  # noqa: E402
 
 LIMIT = 128  # MiB that the probe may add to the forward's own
 
 
 def load(path: str) -> tuple[Any, PromptSet]:
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
-    rows = [json.loads(line) for line in (ROOT / "recipes" / "data" / "probes.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in SHIPPED.read_text().splitlines()]
     tokenizer = AutoTokenizer.from_pretrained(path)
     return model, collect(rows, tokenizer, count=64, longest=256, with_answers=False, seed=0)
 

@@ -36,6 +36,7 @@ sys.path[:0] = [str(ROOT / "recipes"), str(ROOT / "tests")]
 from smollm2 import smollm2  # noqa: E402
 
 from spinal_callback import MemorySink, SpinalCallback, anatomy, ranks, sample  # noqa: E402
+from spinal_callback.sources import SHIPPED  # noqa: E402
 
 LEAST, SHARE = 128.0, 0.03  # the probe may add this many MiB, or this share of the training peak
 STEPS = 2
@@ -102,7 +103,7 @@ def engine(stage: int) -> dict[str, Any]:
 def one_run(path: str, mode: str, watched: bool, folder: str) -> dict[str, int]:
     """Trains, and tells the peak in bytes; under FSDP2 with the probe also how many weights were whole."""
     sink = MemorySink()
-    probes = load_dataset("json", data_files=str(DATA / "probes.jsonl"), split="train")
+    probes = load_dataset("json", data_files=str(SHIPPED), split="train")
     callback = SpinalCallback(every=STEPS, prompts=probes, sinks=[sink])
     made = trainer(path, mode, folder, [callback] if watched else [])
     model: Any = made.model

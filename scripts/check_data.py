@@ -1,4 +1,7 @@
-"""Checks recipes/data and prints counts and lengths: `python scripts/check_data.py`. Exit code 1: a fault."""
+"""Checks the data that the project ships, and prints counts and lengths: `python scripts/check_data.py`.
+
+Exit code 1: a fault.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-DATA = Path(__file__).parent.parent / "recipes" / "data"
-LEAST = {"preferences.jsonl": 240, "probes.jsonl": 64}
+ROOT = Path(__file__).parent.parent
+PAIRS, PROBES = "recipes/data/preferences.jsonl", "spinal_callback/prompts.jsonl"
+LEAST = {PAIRS: 240, PROBES: 64}
 ALIKE = 0.75  # share of words (Jaccard) from which two prompts count as the same question
 INSULTS = {"idiot", "stupid", "moron", "dumb", "loser", "hell", "damn", "crap", "kill", "hate", "ugly", "fool", "jerk"}
 
@@ -52,13 +56,13 @@ def describe(name: str, rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> int:
-    tables = {name: [json.loads(line) for line in (DATA / name).read_text().splitlines()] for name in LEAST}
+    tables = {name: [json.loads(line) for line in (ROOT / name).read_text().splitlines()] for name in LEAST}
     found = repeats([text(row["prompt"]) for rows in tables.values() for row in rows])
     for name, rows in tables.items():
         describe(name, rows)
         found += faults(name, rows)
     for answers in ("chosen", "rejected"):
-        given = Counter(text(row[answers]) for row in tables["preferences.jsonl"])
+        given = Counter(text(row[answers]) for row in tables[PAIRS])
         found += [f"{answers} twice: {a!r}" for a, n in given.items() if n > 1]
     print("\n".join(found) or "no faults")
     return 1 if found else 0

@@ -240,4 +240,5 @@ def _is_plain(head: nn.Module) -> bool:
 
 
 def _device(module: nn.Module, otherwise: torch.device) -> torch.device:
-    return next((p.device for p in module.parameters()), otherwise)  # OLMo's norm has no weights
+    # OLMo's norm has no weights; those that accelerate brings for a call alone are on "meta" until then
+    return next((p.device for p in module.parameters() if p.device.type != "meta"), otherwise)

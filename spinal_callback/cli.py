@@ -1,17 +1,18 @@
 """The command `spinal`: a module for each family of commands, and their exit codes.
 
-0: fine, 1: the trace has alerts, 2: wrong use. `spinal report` is fine once its page is written, alerts or
+0: fine, 1: alerts, or a difference found, 2: wrong use. `spinal report` is fine once its page is written, alerts or
 not: the page says what they are.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
-from . import __version__, cli_trace, cli_workspace
+from . import __version__, cli_audit, cli_trace, cli_workspace
 
-FAMILIES = (cli_trace, cli_workspace)  # each has `add`, which sets `run` for each of its commands
+FAMILIES = (cli_audit, cli_trace, cli_workspace)  # each has `add`, which sets `run` for each of its commands
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,8 +20,9 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         return int(args.run(args))
-    except (OSError, ValueError) as error:
-        print(f"spinal {args.command}: {error}", file=sys.stderr)
+    except (OSError, ValueError, ImportError) as error:
+        if os.environ.get("RANK", "0") == "0":  # under torchrun every rank fails alike
+            print(f"spinal {args.command}: {error}", file=sys.stderr)
         return 2
 
 

@@ -13,9 +13,10 @@ from .calibrate import calibrate, load_rules, save_rules
 from .drift import replay
 from .output import free, save
 from .records import dump_record, load_trace
-from .report import check, names, page
+from .report import names, page
 from .rules import RULES
 from .terminal import alert_line, line, summary
+from .traces import load_sound
 
 
 def add(commands: Any) -> None:
@@ -90,17 +91,9 @@ def _report(args: argparse.Namespace) -> int:
 
 def _drawable(path: str, output: Path) -> dict[str, Any]:
     """A trace that can be drawn, as JSON; whatever is wrong with it becomes a ValueError that names the path."""
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            run = load_trace(path).to_json()
-        check({path: run})
-    except FileNotFoundError as error:
-        raise ValueError(f"no trace at {error.filename}: give a trace.jsonl or the output folder of a run") from None
-    except (OSError, ValueError) as error:
-        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
-    except (TypeError, AttributeError, KeyError):
-        raise ValueError(f"{path}: a record does not hold what a trace's does: damaged, or not a trace") from None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run = load_sound(path).to_json()
     if any(
         output.exists() and output.samefile(p) for p in (Path(path), Path(path, "_spinal", "trace.jsonl")) if p.exists()
     ):

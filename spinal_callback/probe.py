@@ -100,6 +100,7 @@ class Probe:
 
     Attributes:
         start: the sample that readings are held against; the first reading sets it if nothing has.
+        now: the sample of the last reading.
         window: first and last layer of the late window.
 
     Raises:
@@ -117,6 +118,7 @@ class Probe:
     ) -> None:
         self.start: Sample | None = None
         self.prompts, self.config = prompts, config
+        self.now: Sample | None = None
         self.sampler = Sampler(model, prompts, config, autocast, device)
         self.layers = len(self.sampler.anatomy.layers)
         self.window = config.late_window(self.layers)
@@ -136,7 +138,7 @@ class Probe:
     def read(self, step: int, gradients: Tensor | None = None) -> Reading:
         """Probes the policy as it is now. `gradients`: `[L]` squared gradient norms of the layers, if there are any."""
         began, peak = time.perf_counter(), _peak_bytes()
-        now = self.sampler.sample(reference=self.start)
+        now = self.now = self.sampler.sample(reference=self.start)
         if self.start is None:
             self.start = now
         if gradients is None:

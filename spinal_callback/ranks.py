@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from accelerate.state import PartialState
+from accelerate.utils import align_module_device
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
@@ -21,6 +24,16 @@ WORDS = 512  # bytes of a failure that its rank tells the others
 
 
 # --- agreeing --------------------------------------------------------------------------------------------------------
+
+
+def join() -> torch.device | None:
+    """Enters the group of processes that torchrun or `accelerate launch` has started; this rank's device.
+
+    None for a process that was started alone. Trainers do this by themselves.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return None
+    return torch.device(PartialState(cpu=not torch.accelerator.is_available()).device)
 
 
 def world() -> int:
@@ -160,6 +173,13 @@ def whole(*modules: nn.Module) -> Iterator[None]:
     by then, but ZeRO-3 would gather part after part, and a rank that failed in between would leave the others waiting.
     """
     parts = [part for module in modules for part in module.modules()]
+    with contextlib.ExitStack() as back:
+        for part in parts:
+            back.enter_context(align_module_device(part))  # accelerate has sent it to the CPU's memory or the disk
+        yield from _whole(parts)
+
+
+def _whole(parts: list[nn.Module]) -> Iterator[None]:
     zero3 = [p for part in parts for p in part._parameters.values() if hasattr(p, "ds_id")]
     if zero3:
         import deepspeed  # type: ignore[import-not-found, unused-ignore]

@@ -26,7 +26,8 @@ TRAINER_KEYS = ("loss", "grad_norm", "rewards/chosen", "rewards/margins", "logps
 class Header:
     """The first line of a trace: which model, which prompts, which settings.
 
-    `layers` is L, `window` the late window `(first, last)`, `probe` a hash of the probe's token ids.
+    `layers` is L, `window` the late window `(first, last)`, `probe` a hash of the probe's token ids. `checkpoints` says
+    of an audit's trace what each reading, in order, is a reading of; it is empty for a training run's.
     """
 
     version: str
@@ -37,6 +38,7 @@ class Header:
     prompts: int
     config: dict[str, Any]
     schema: int = SCHEMA
+    checkpoints: list[str] = field(default_factory=list)
 
     kind = "header"
 

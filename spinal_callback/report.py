@@ -172,6 +172,8 @@ def verdict(run: Run) -> tuple[str, str, str]:
     drawn = f" ({len(readings)} of them drawn)" if seen > len(readings) else ""
     span = f"{seen} readings{drawn}, steps {readings[0]['step']} to {readings[-1]['step']}"
     if not alerts:
+        if run["header"].get("checkpoints"):
+            return "early", "Audit", f"What was read, in order: {', '.join(run['header']['checkpoints'])}."
         if len(readings) == 1:
             return "early", "Too early", f"One reading, at step {readings[0]['step']}: no change to judge yet."
         return "healthy", "Healthy", f"No alert in {span}."
@@ -254,7 +256,8 @@ def _settings(runs: Mapping[str, Run]) -> str:
     """The configurations side by side; a row in which the runs differ is marked."""
     keys = list(dict.fromkeys(key for run in runs.values() for key in run["header"]["config"]))
     table: dict[str, list[Any]] = {
-        key: [run["header"].get(key) for run in runs.values()] for key in ("model", "probe", "prompts", "version")
+        key: [run["header"].get(key) for run in runs.values()]
+        for key in ("model", "checkpoints", "probe", "prompts", "version")
     }
     table |= {f"config: {key}": [run["header"]["config"].get(key) for run in runs.values()] for key in keys}
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in runs)

@@ -10,7 +10,7 @@ from pathlib import Path
 TESTS = Path(__file__).parent
 
 
-def launch(folder, *scenarios, limit=150, killed_by_last=False, worker="worker.py"):
+def launch(folder, *scenarios, limit=150, killed_by_last=False, worker="worker.py", extra=None):
     """Runs the scenarios, one after the other in the same two processes.
 
     Args:
@@ -18,12 +18,13 @@ def launch(folder, *scenarios, limit=150, killed_by_last=False, worker="worker.p
         limit: seconds after which the workers dump where they hang and end, then everything is killed.
         killed_by_last: whether the last scenario ends the processes.
         worker: the file that has the scenarios.
+        extra: environment variables for it.
 
     Returns:
         {scenario: [what rank 0 gave, what rank 1 gave]}; None for a rank that did not come to its end.
     """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "WORKER_LIMIT": str(limit)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "WORKER_LIMIT": str(limit)} | (extra or {})
     process = subprocess.Popen(
         [*command, str(TESTS / worker), str(folder), *scenarios],
         stdout=subprocess.PIPE,

@@ -19,12 +19,13 @@ def smollm2():
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from spinal_callback.prompts import collect
+    from spinal_callback.sources import SHIPPED
 
     sys.path.insert(0, str(ROOT / "recipes"))
     from smollm2 import smollm2 as fetch
 
     path = fetch()
-    rows = [json.loads(line) for line in (ROOT / "recipes" / "data" / "probes.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in SHIPPED.read_text().splitlines()]
     tokenizer = AutoTokenizer.from_pretrained(path)
     prompts = collect(rows, tokenizer, count=64, longest=256, with_answers=False, seed=0)
     return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32), prompts.ids
