@@ -37,7 +37,7 @@ def compare(
     """
     traces = _trace(a), _trace(b)
     if traces[0] is not None and traces[1] is not None:
-        return _of_traces(str(a), str(b), traces[0], traces[1])
+        return _of_traces(_called(a), _called(b), traces[0], traces[1])
     for path, trace in ((a, traces[0]), (b, traces[1])):
         if trace is not None:
             raise ValueError(f"{path} is a saved trace and the other is not: compare two checkpoints, or two traces")
@@ -58,9 +58,12 @@ def _trace(source: str | Path | Trace) -> Trace | None:
     return load_sound(path) if saved else None
 
 
-def _of_traces(a: str, b: str, first: Trace, second: Trace) -> Comparison:
-    names = ["trace a", "trace b"] if "Trace(" in a + b else [a, b]
-    (one, other), (x, y) = (first.header, second.header), names
+def _called(source: str | Path | Trace) -> str:
+    return source.header.model if isinstance(source, Trace) else str(source)
+
+
+def _of_traces(x: str, y: str, first: Trace, second: Trace) -> Comparison:
+    one, other = first.header, second.header
     if one.layers != other.layers:
         raise ValueError(f"{x} has {one.layers} layers and {y} {other.layers}: only one depth can be compared")
     if one.probe != other.probe:

@@ -17,6 +17,7 @@ from trl import DPOConfig, DPOTrainer
 from spinal_callback import SpinalCallback, audit, load_trace
 from spinal_callback.cli import main
 from spinal_callback.prompts import PromptSet
+from spinal_callback.report import verdict
 
 LATE = (7, 9)
 
@@ -299,8 +300,8 @@ def test_the_command_prints_a_table_and_writes_a_trace(place, pair, tmp_path, ca
     assert trace.header.checkpoints == ["base", "new"] and trace.header.probe == pair.trace.header.probe
     assert [r.alpha for r in trace.readings] == [r.alpha for r in pair.readings]
     assert main(["report", str(output), "-o", str(tmp_path / "r.html")]) == 0
-    page = (tmp_path / "r.html").read_text()
-    assert "Audit" in page and "base, new" in page and "Healthy" not in page and "Too early" not in page
+    assert verdict(trace.to_json()) == ("early", "Audit", "What was read, in order: base, new.")
+    assert "What was read, in order: base, new." in (tmp_path / "r.html").read_text()
     kept = output.read_text()
     assert main([*arguments, "-o", str(output)]) == 2
     assert "is there already: give another -o, or --force to replace it" in capsys.readouterr().err
