@@ -261,6 +261,27 @@ def test_an_unknown_name_is_refused():
         SpinalCallback(sinks=["mlflow"])
 
 
+@pytest.mark.parametrize("mode", ["disabled", "offline"])
+def test_a_disabled_run_and_one_that_was_finished_hurt_nothing(tmp_path, monkeypatch, mode):
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "report.html").write_text("the page")
+    sink = WandbSink()
+    sink.follow([], tmp_path / "report.html")
+    with wandb.init(project="test", dir=tmp_path, mode=mode):
+        for record in (header(), reading(0), alert(0)):
+            sink.write(record)
+        if mode == "disabled":
+            sink.close()
+    for record in (reading(5), alert(5)):
+        sink.write(record)
+    sink.close()
+    wandb.teardown()
+    assert (mode == "disabled") == (not list(tmp_path.glob("wandb/*")))
+    if mode == "offline":
+        assert {row[STEP] for row in history(inspect(tmp_path)) if STEP in row} == {0}
+
+
 def test_records_are_left_as_they_are():
     record = reading(0)
     before = dataclasses.asdict(record)
