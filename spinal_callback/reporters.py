@@ -18,6 +18,7 @@ from .records import Alert, Header, Record
 from .sinks import Sink
 from .trackers import TRACKERS
 
+COUNTS_ROWS = INTEGRATION_TO_CALLBACK["dvclive"]  # each row of ours would push its axis one on: it is left out
 REPORTERS: tuple[type[TrainerCallback], ...] = tuple(INTEGRATION_TO_CALLBACK.values())
 
 
@@ -29,7 +30,8 @@ def attach(
     Beyond what `callbacks=[SpinalCallback()]` does, the headline scalars go to each tracker of `report_to` that has no
     sink of its own: TensorBoard, MLflow and others, which name them as they name what the Trainer logs
     (`train/spinal/late_alpha` in TensorBoard, `spinal/late_alpha` in MLflow). The Trainer's own rows, `log_history` and
-    printed log stay as they are. The last reading comes before the trackers close their runs.
+    printed log stay as they are; DVCLive, which counts rows where others take the step, is left out. The last reading
+    comes before the trackers close their runs.
 
     Args:
         trainer: a transformers or TRL trainer.
@@ -51,8 +53,8 @@ def attach(
     if any(isinstance(callback, SpinalCallback) for callback in callbacks):
         raise ValueError("the trainer has a SpinalCallback already: use it, or remove it before attach(trainer)")
     asked = named(sinks)
-    served = tuple(INTEGRATION_TO_CALLBACK[name] for name, sink in TRACKERS.items() if _has(asked, sink))
-    reporters = [c for c in callbacks if isinstance(c, REPORTERS) and not isinstance(c, served)]
+    served = [INTEGRATION_TO_CALLBACK[name] for name, sink in TRACKERS.items() if _has(asked, sink)]
+    reporters = [c for c in callbacks if isinstance(c, REPORTERS) and not isinstance(c, (*served, COUNTS_ROWS))]
     callback = SpinalCallback(config, sinks=[*asked, *(ReporterSink(trainer, r) for r in reporters)], **settings)
     trainer.add_callback(callback)
     callbacks.insert(0, BeforeTheOthers(callback))  # the trackers' own callbacks come before those that are added

@@ -11,6 +11,7 @@ import pytest
 import tiny
 import twins
 from transformers import TrainerCallback
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from spinal_callback import MemorySink, SpinalCallback, attach, load_trace
 from spinal_callback.reporters import ReporterSink
@@ -179,6 +180,15 @@ def test_a_tracker_with_a_sink_of_its_own_is_not_told_twice(tmp_path, sinks):
     trainer = twins.dpo(tmp_path, report_to=["trackio"])
     asked = attach(trainer, sinks=sinks)._recorder.asked
     assert [type(sink) for sink in asked] == ([TrackioSink] if sinks else [ReporterSink])
+
+
+def test_a_tracker_whose_axis_counts_rows_is_left_out(tmp_path):
+    class Counting(INTEGRATION_TO_CALLBACK["dvclive"]):
+        def __init__(self):
+            """As the real one, without its package."""
+
+    trainer = twins.dpo(tmp_path, Counting())
+    assert attach(trainer, sinks=[])._recorder.asked == []
 
 
 def test_what_is_no_trainer_is_refused():
