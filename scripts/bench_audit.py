@@ -1,0 +1,81 @@
+"""`spinal audit` against the bare forward passes over the same prompts: `python scripts/bench_audit.py`.
+
+    python scripts/bench_audit.py [--prompts hh.jsonl.gz] [--num-prompts 512] [--runs 3] [--model MODEL]
+
+SmolLM2-135M-Instruct (or `--model`), in one process, turn about. An audit is everything after the start of the process:
+loading, tokenizing, the proof of the lens, forward passes, lens, spectra and errors of a checkpoint without a base. The
+bare passes are the decoder's over the same tokens in the same batches, on a model that is loaded already. Times are of
+the process's CPU: what else the machine does must not count. Exit code 1 if the median ratio is above 1.3.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT / "recipes"), str(ROOT / "scripts")]
+
+from reproduce_paper import prompts_of  # noqa: E402
+from smollm2 import smollm2  # noqa: E402
+
+from spinal_callback import SpinalConfig, audit  # noqa: E402
+from spinal_callback.checkpoints import find  # noqa: E402
+from spinal_callback.probe import Probe  # noqa: E402
+from spinal_callback.prompts import collect  # noqa: E402
+
+LIMIT = 1.3
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="folder or hub id; SmolLM2-135M-Instruct if left out")
+    parser.add_argument("--prompts", help="HH pairs (.jsonl.gz) or prompts; the project's own if left out")
+    parser.add_argument("--num-prompts", type=int, default=512)
+    parser.add_argument("--runs", type=int, default=3)
+    args = parser.parse_args()
+    path, rows = args.model or str(smollm2()), prompts_of(args.prompts, args.num_prompts)
+    config = SpinalConfig(num_prompts=len(rows))
+    passes = bare(path, rows, config)
+    ratios = []
+    for _ in range(args.runs):
+        forward, whole = seconds(passes), seconds(lambda: audit(path, prompts=rows, config=config))
+        ratios.append(whole / forward)
+        print(f"forward passes {forward:7.1f} s   audit {whole:7.1f} s   ratio {ratios[-1]:.2f}", flush=True)
+    middle = statistics.median(ratios)
+    print(f"{len(rows)} prompts, median ratio {middle:.2f}, limit {LIMIT}")
+    return int(middle > LIMIT)
+
+
+def bare(path: str, rows: list[Any], config: SpinalConfig) -> Any:
+    """The forward passes alone, over the tokens that the audit reads."""
+    checkpoint = find(path)
+    model, tokenizer = checkpoint.load(), checkpoint.tokenizer()
+    count, longest = config.num_prompts, config.max_prompt_tokens
+    prompts = collect(rows, tokenizer, count=count, longest=longest, with_answers=False, seed=0)
+    lengths = [len(ids) for ids in prompts.ids]
+    print(f"{sum(lengths)} tokens in {len(lengths)} prompts, {min(lengths)} to {max(lengths)}", flush=True)
+    sampler = Probe(model, prompts, config).sampler
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+
+    def passes() -> None:
+        with torch.no_grad():
+            sampler._run([order])
+
+    return passes
+
+
+def seconds(work: Any) -> float:
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
+if __name__ == "__main__":
+    sys.exit(main())
