@@ -4,8 +4,8 @@
     python scripts/reproduce_paper.py --here [--prompts hh.jsonl.gz]                      # SmolLM2 before and after DPO
 
 512 prompts of HH; for each pair both checkpoints are audited (`spinal_callback.audit`), their traces go to `--output`.
-With `--here` the pair is SmolLM2-135M-Instruct and the same after a short DPO run of our own on the project's pairs, with the
-quickstart's settings. The paper names the families; which checkpoints stand for them here is our choice.
+With `--here` the pair is SmolLM2-135M-Instruct and the same after a short DPO run of our own on the project's pairs,
+with the quickstart's settings. The paper names the families; which checkpoints stand for them here is our choice.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ PAIRS = {  # base, aligned: hub ids
     "llama-3": ("meta-llama/Meta-Llama-3-8B", "meta-llama/Meta-Llama-3-8B-Instruct"),
 }
 TURNS = {"Human": "user", "Assistant": "assistant"}
-HEAD = "| pair | prompts | late contraction | late transport, rad | first, last changed layer | score |\n|---|---|---|---|---|---|"
+COLUMNS = ("pair", "prompts", "late contraction", "late transport, rad", "first, last changed layer", "score")
+HEAD = f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}"
 
 
 def main() -> int:
