@@ -45,7 +45,7 @@ def forward(model: Any, prompts: PromptSet) -> None:
     """The bare forward passes, in the probe's own batches."""
     sampler = Probe(model, prompts, SpinalConfig()).sampler
     with torch.no_grad():
-        sampler._run([list(range(len(prompts.ids)))])
+        sampler.forward.states(sampler.forward.shares(), sampler.at_a_time["tokens"])
 
 
 def probe(model: Any, prompts: PromptSet) -> None:

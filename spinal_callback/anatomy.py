@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 NORM_NAMES = ("norm", "final_layernorm", "ln_f", "final_layer_norm", "final_norm", "norm_f", "ln_out", "embedding_norm")
 
+NARROWEST = 256  # tokens of the vocabulary that a matrix product should have to be fast
+
 Finish = Callable[[Tensor], Tensor]
 Gathered = Callable[[nn.Module], contextlib.AbstractContextManager[None]]
 
@@ -200,9 +202,12 @@ def stack_states(kept: list[Tensor | None]) -> Tensor:
 
 
 def row_blocks(anatomy: Anatomy, states: Tensor, block: int) -> list[slice]:
-    """Splits the rows of `[L, R, d]` states for `lens_chunks`: one block, unless the head can only be called whole."""
+    """Splits the rows of `[L, R, d]` states for `lens_chunks`: one pass over the unembedding each.
+
+    As many rows as leave room in `block` logits for `NARROWEST` tokens, or for all where the head is called whole.
+    """
     layers, rows, _ = states.shape
-    step = rows if _is_plain(anatomy.head) else max(block // (layers * anatomy.vocabulary), 1)
+    step = max(block // (layers * (NARROWEST if _is_plain(anatomy.head) else anatomy.vocabulary)), 1)
     return [slice(start, min(start + step, rows)) for start in range(0, max(rows, 1), max(step, 1))]
 
 

@@ -11,33 +11,73 @@ import math
 import torch
 from torch import Tensor
 
+GRAM = 1e-3  # least sigma, as a share of the greatest, that the Gram matrix in float64 gives to ten digits
+ROWS = 4096  # rows summed up at a time
+REACH = 16.0  # nats by which a logit may lie above the peak that its distribution is scaled by
+
 # --- contraction -----------------------------------------------------------------------------------------------------
 
 
 def spectrum(h: Tensor) -> Tensor:
-    """Singular values of the rows centred over prompts, descending, float64: `[N, d] -> [r]`, r = min(N - 1, d).
+    """Singular values of the rows centred over prompts, descending, float64: `[..., N, d] -> [..., r]`.
 
-    Centring is ours: it takes one degree of freedom, hence N - 1. Values that rounding alone could have made
-    (`rounding_floor`) are 0. All are NaN where `h` has a NaN or an infinity.
+    r = min(N - 1, d). Centring is ours: it takes one degree of freedom, hence N - 1. Values that rounding alone could
+    have made (`rounding_floor`) are 0. All are NaN where `h` has a NaN or an infinity.
+
+    Roots of the eigenvalues of the smaller Gram matrix, in float64: off by about eps64 (sigma_1 / sigma_k)^2 / 2. Where
+    the last sigma is under `GRAM` times the first, `h` is decomposed without being squared.
     """
-    rows, r = h.double(), min(h.shape[0] - 1, h.shape[1])
-    if not rows.isfinite().all():
-        return rows.new_full((r,), math.nan)
-    sigma = torch.linalg.svdvals(rows - rows.mean(0))[:r]
-    return sigma.where(sigma > rounding_floor(h), 0.0)
+    flat = h.reshape(-1, *h.shape[-2:])
+    r, finite = min(h.shape[-2] - 1, h.shape[-1]), flat.isfinite().flatten(1).all(-1)
+    flat = flat.where(finite[:, None, None], 0.0)
+    sigma = _roots(gram(flat))[:, :r]
+    for i in (sigma[:, -1] < GRAM * sigma[:, 0]).nonzero().flatten().tolist():
+        sigma[i] = _exact(flat[i])[:r]
+    sigma = sigma.where(sigma > rounding_floor(flat)[:, None].to(sigma.device), 0.0)
+    return sigma.where(finite[:, None].to(sigma.device), math.nan).reshape(*h.shape[:-2], r)
 
 
 def rounding_floor(h: Tensor) -> Tensor:
-    """Largest singular value that rounding makes out of nothing: `[N, d] -> []`, float64. Ours.
+    """Largest singular value that rounding makes out of nothing: `[..., N, d] -> [...]`, float64. Ours.
 
     Entries rounded to relative precision eps carry errors of about eps / sqrt(12) of their size; a random
     `[N, d]` matrix of them has spectral norm about `eps ||h||_F (1/sqrt(N) + 1/sqrt(d)) / (2 sqrt(3))`, eps that of
     `h`'s own dtype; twice that is safe. The decomposition, in float64, adds `max(N, d) eps64 ||h||_F`. The floor is
     the larger of the two.
     """
-    n, d = h.shape
+    n, d = h.shape[-2:]
     of_data = torch.finfo(h.dtype).eps * (n**-0.5 + d**-0.5) / math.sqrt(3)
-    return h.double().norm() * max(of_data, max(n, d) * torch.finfo(torch.float64).eps)
+    norm = torch.linalg.vector_norm(h, dim=(-2, -1), dtype=torch.float64)
+    return norm * max(of_data, max(n, d) * torch.finfo(torch.float64).eps)
+
+
+def gram(h: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Gram matrix of the smaller side of the centred rows, float64: `[..., N, d] -> [..., N, N]` or `[..., d, d]`.
+
+    A taller side is summed up `ROWS` rows at a time: what it takes beside `h` is O(d^2), whatever N.
+    """
+    mean = h.mean(-2, keepdim=True, dtype=torch.float64)
+    if h.shape[-1] >= h.shape[-2]:
+        rows = h - mean
+        return rows @ rows.mT
+    parts = (part - mean for part in h.split(ROWS, dim=-2))
+    return sum((part.mT @ part for part in parts), torch.zeros((), dtype=torch.float64, device=h.device))
+
+
+def _roots(gram: Tensor) -> Tensor:
+    """Square roots of the eigenvalues, descending, on the CPU: the matrices are small."""
+    return torch.linalg.eigvalsh(gram.cpu()).flip(-1).clamp_min(0).sqrt()
+
+
+def _exact(h: Tensor) -> Tensor:
+    """Singular values of the centred rows without squaring them: `[N, d] -> [min(N, d)]`. Tall: by a QR of parts."""
+    mean = h.mean(0, dtype=torch.float64)
+    if h.shape[1] >= h.shape[0]:
+        return torch.linalg.svdvals((h - mean).cpu())
+    triangle = torch.zeros(0, h.shape[1], dtype=torch.float64)
+    for part in h.split(ROWS):
+        triangle = torch.linalg.qr(torch.cat([triangle, (part - mean).cpu()]), mode="r").R
+    return torch.linalg.svdvals(triangle)
 
 
 def tail_exponent(sigma: Tensor, ranks: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -75,33 +115,31 @@ def effective_rank(sigma: Tensor) -> Tensor:
 
 
 def deleted_exponents(h: Tensor, groups: Tensor, ranks_of: list[tuple[int, int]]) -> Tensor:
-    """Tail exponents with one group of rows left out at a time, for the jackknife: `[N, d] -> [G]`, float64.
+    """Tail exponents with one group of rows left out at a time, for the jackknife: `[..., N, d] -> [G, ...]`, float64.
 
     Args:
-        h: hidden states of one layer.
+        h: hidden states.
         groups: `[N]` the group of each row, 0..G-1.
         ranks_of: the tail's ranks for each group's deletion.
 
-    A deleted spectrum is that of a recentred block of the `[N, N]` (or `[d, d]`) Gram matrix. In float64 it loses what
-    lies below 1e-8 sigma_1: enough for a standard error, not for the exponent itself.
+    A deleted spectrum is that of the recentred Gram matrix without the group's part. In float64 it loses what lies
+    below 1e-8 sigma_1: enough for a standard error, not for the exponent itself.
     """
-    rows = h.double()
-    if not rows.isfinite().all():
-        return rows.new_full((len(ranks_of),), math.nan)
-    rows = rows - rows.mean(0)  # centred once for precision, again in each block
-    wide = rows.shape[1] >= rows.shape[0]
-    gram = rows @ rows.T if wide else None
+    finite = h.isfinite().flatten(-2).all(-1)
+    h = h.where(finite[..., None, None], 0.0)
+    wide, whole, mean = h.shape[-1] >= h.shape[-2], gram(h), h.mean(-2, keepdim=True, dtype=torch.float64)
     out = []
     for group, ranks in enumerate(ranks_of):
-        keep = (groups != group).nonzero().squeeze(-1)
-        if gram is not None:
-            block = gram[keep][:, keep]
-            block = block - block.mean(0) - block.mean(1, keepdim=True) + block.mean()
+        left_out = groups == group
+        if wide:
+            block = whole[..., ~left_out, :][..., ~left_out]
+            for side in (-2, -1):
+                block = block - block.mean(side, keepdim=True)
         else:
-            part = rows[keep] - rows[keep].mean(0)
-            block = part.T @ part
-        sigma = torch.linalg.eigvalsh(block).flip(-1).clamp_min(0).sqrt()
-        out.append(tail_exponent(sigma, ranks)[0])
+            rows = h[..., left_out, :] - mean
+            shift = rows.sum(-2, keepdim=True)  # that of the rows kept is its negative
+            block = whole - rows.mT @ rows - shift.mT @ shift / int((~left_out).sum())
+        out.append(tail_exponent(_roots(block), ranks)[0].where(finite.cpu(), math.nan))
     return torch.stack(out)
 
 
@@ -129,35 +167,50 @@ class FisherRaoStream:
 
     def __init__(self, entropy_of: int = -1) -> None:
         self._entropy_of = entropy_of
-        self._peak: Tensor | None = None  # [S, N] largest logit so far; every sum is scaled by it
+        self._peak: Tensor | None = None  # [S, N] every sum is scaled by it: the largest logit so far, or near it
 
     def update(self, z: Tensor) -> None:
         """Takes logits `[S, N, c]` of the next c tokens: S stacked distributions, N prompts. -inf: no such token."""
-        peak = z.amax(-1).clamp_min(torch.finfo(z.dtype).min)  # a piece of nothing but -inf has no peak
         if self._peak is None:
-            s, n = peak.shape
+            s, n, _ = z.shape
             zero = torch.zeros(s, n, dtype=torch.float64, device=z.device)
-            self._peak, self._mass, self._cross, self._energy = peak, zero, zero[:-1].clone(), zero[0].clone()
-        new = torch.maximum(self._peak, peak)
-        self._rescale(self._peak.double() - new.double())
-        self._peak = new
+            self._mass, self._cross, self._energy = zero, zero[:-1].clone(), zero[0].clone()
+            self._peak = self._raised(zero.to(z.dtype) - torch.inf, z)
+        sums = self._sums(z)
+        if not (sums[0] < math.exp(REACH)).all():  # seldom: the first piece's peak is as good as the highest
+            self._peak = self._raised(self._peak, z)
+            sums = self._sums(z)
+        self._mass += sums[0]
+        self._cross += sums[1]
+        self._energy += sums[2]
+
+    def _sums(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        mass, cross, energy = torch.empty_like(self._mass), torch.empty_like(self._cross), self._energy
         final = self._entropy_of % z.shape[0]
         root: Tensor | None = None
-        for i in range(z.shape[0]):  # one distribution at a time: float64 of the whole piece would triple the memory
-            shifted = z[i] - new[i, :, None]
-            below, root = root, (shifted * 0.5).exp().double()
-            self._mass[i] += torch.linalg.vecdot(root, root)
-            if below is not None:
-                self._cross[i - 1] += torch.linalg.vecdot(below, root)
+        for i in range(z.shape[0]):  # one distribution at a time: what a CPU's cache holds
+            below, shifted = root, torch.add(self._half_peak[i], z[i], alpha=0.5)
             if i == final:
-                self._energy += torch.where(root > 0, root.square() * shifted, 0.0).sum(-1)
+                rest = shifted.to(torch.float64, copy=True)
+            root = shifted.exp_().double()
+            torch.linalg.vecdot(root, root, out=mass[i])
+            if below is not None:
+                torch.linalg.vecdot(below, root, out=cross[i - 1])
+            if i == final:
+                energy = torch.where(root > 0, root.square() * rest, 0.0).sum(-1) * 2
+        return mass, cross, energy
 
-    def _rescale(self, down: Tensor) -> None:
+    def _raised(self, peak: Tensor, z: Tensor) -> Tensor:
+        """The largest logits so far, and all sums scaled by them. A piece of nothing but -inf has none."""
+        new = torch.maximum(peak, z.amax(-1).clamp_min(torch.finfo(z.dtype).min))
+        down = (peak.double() - new.double()).clamp_min(-1e300)
         scale = down.exp()
         final = self._entropy_of
-        self._energy = (self._energy + self._mass[final] * down[final].clamp_min(-1e300)) * scale[final]
+        self._energy = (self._energy + self._mass[final] * down[final]) * scale[final]
         self._mass = self._mass * scale
         self._cross = self._cross * (scale[:-1] * scale[1:]).sqrt()
+        self._half_peak = (new * -0.5)[..., None]
+        return new
 
     def distances(self) -> Tensor:
         """Fisher-Rao distance from each distribution to the next, radians: `[S - 1, N]`, float64."""

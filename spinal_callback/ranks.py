@@ -105,6 +105,12 @@ def together(work: Callable[[], T], device: torch.device) -> T:
         del error  # it holds this frame, and with it the tensors of the pass that failed
 
 
+def give_back() -> None:
+    """Gives back to the device what this process's allocator keeps for later: the next try, or training, wants it."""
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
 def _by_its_name(error: Exception) -> Exception:
     """torch.OutOfMemoryError for what is one: on a CPU, and where a library runs out, torch raises a RuntimeError."""
     full = isinstance(error, MemoryError) or (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import warnings
 from collections.abc import Callable
@@ -13,17 +12,21 @@ from typing import Any, TypeVar
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import anatomy, measures, proof, ranks
 from .config import SpinalConfig
+from .forward import Forward, raise_first
 from .prompts import PromptSet
 from .undisturbed import undisturbed
 
 T = TypeVar("T")
 BATCH_TOKENS = 4096  # padded tokens of one forward pass
-LOGITS_BLOCK = 1 << 21  # logits held at a time (8 MiB of float32)
+LOGITS_BLOCK = (
+    1 << 20
+)  # logits held at a time on a CPU: 4 MiB of float32, so that what is done to them stays in its cache
 STATES_LIMIT = 2 << 30  # bytes of kept hidden states, all layers
+SPECTRA_BLOCK = 1 << 22  # entries of hidden states decomposed at a time (32 MiB of float64)
 JACKKNIFE_GROUPS = 8
 
 
@@ -77,7 +80,11 @@ def load_sample(path: Path, prompts: PromptSet) -> Sample | None:
 
 
 class Sampler:
-    """Takes samples of one model with one probe set. Arguments and errors: see `probe.Probe`."""
+    """Takes samples of one model with one probe set. Arguments and errors: see `probe.Probe`.
+
+    Attributes:
+        at_a_time: tokens of a batch and logits of a piece of the lens at most; halved where memory runs out.
+    """
 
     def __init__(
         self,
@@ -88,12 +95,13 @@ class Sampler:
         device: torch.device | None,
     ) -> None:
         self._model, self._prompts, self._config, self._autocast = model, prompts, config, autocast
-        self.at_a_time = {"tokens": BATCH_TOKENS, "logits": LOGITS_BLOCK}  # halved where memory runs out
         self.device = device or model.get_input_embeddings().weight.device
+        self.at_a_time = {"tokens": BATCH_TOKENS, "logits": LOGITS_BLOCK}
         self.anatomy = anatomy.locate(model)
         config.late_window(len(self.anatomy.layers))
+        self.forward = Forward(model, self.anatomy, prompts, autocast, self.device)
         width = self._prove()
-        self._counts = torch.tensor([max(n, 1) for n in prompts.answers])  # kept rows of each prompt
+        self._counts = self.forward.counts  # kept rows of each prompt
         self._first = self._counts.cumsum(0) - self._counts  # number of each prompt's first row
         rows = int(self._counts.sum())
         self._ranks = config.tail_ranks(rows, width)
@@ -111,22 +119,23 @@ class Sampler:
             found.forward = anatomy.through_root(model)
         tokens = min(self._prompts.ids, key=len)[:16]
         with undisturbed(model):
-            with self._precision(), self._survival() as failures:
+            with self.forward.precision(), self.forward.survival() as failures:
                 states, logits = proof.observe(ranks.root(model), found, tokens, self.device)
-            _raise_first(failures)
+            raise_first(failures)
             with ranks.whole(found.norm, found.head):
                 proof.prove(model.config, found, states, logits, self._autocast)
         return states.shape[-1]
 
     def sample(self, reference: Sample | None = None) -> Sample:
         """One pass. Without a `reference` the final logits are kept, so that the sample can be one."""
-        shares = _shares([len(ids) for ids in self._prompts.ids], ranks.world())
-        own = shares[ranks.rank()]
-        numbers = torch.tensor(own, dtype=torch.long)  # empty where there are more ranks than prompts
         with undisturbed(self._model):
-            states = self._halving("tokens", lambda: self._run(shares))
+            self.forward.share_start()
+            parts = self.forward.shares()
+            own = parts[ranks.rank()]
+            states = self._halving("tokens", lambda: self.forward.states(parts, self.at_a_time["tokens"]))
             with ranks.whole(self.anatomy.norm, self.anatomy.head):
                 read = self._halving("logits", lambda: self._read_lens(states, own, reference))
+        numbers = torch.tensor(own, dtype=torch.long)  # empty where there are more ranks than prompts
 
         def fill() -> dict[str, Tensor]:
             bad = (~states.isfinite()).sum() + read.pop("bad_logits")
@@ -137,17 +146,16 @@ class Sampler:
                 "hidden": hidden,
             }
 
-        whole = {name: x.cpu() for name, x in ranks.pooled(fill, self.device).items()}
-        logits, hidden = whole.pop("logits").T, whole.pop("hidden")
-        contraction = ranks.together(lambda: self._contraction(hidden), self.device)
-        return Sample(**whole, logits=logits, **contraction)
+        whole = ranks.pooled(fill, self.device)
+        hidden = whole.pop("hidden")
+        whole |= ranks.pooled(lambda: self._contraction(hidden), self.device)
+        whole = {name: x.cpu() for name, x in whole.items()}
+        return Sample(logits=whole.pop("logits").T, **whole)
 
     def without_adapters(self) -> Sample | None:
         """A sample of an adapter run's policy before any training, without a second model; None for a full model."""
         with anatomy.without_adapters(self._model) as has_adapters:
             return self.sample() if has_adapters else None
-
-    # --- the forward passes
 
     def _halving(self, what: str, work: Callable[[], T]) -> T:
         """What `work` gives. Where memory runs out on a rank, all take half as many `what` at a time and try again."""
@@ -157,54 +165,8 @@ class Sampler:
             except torch.OutOfMemoryError:
                 if self.at_a_time[what] == 1:
                     raise
+            ranks.give_back()  # what the try that failed has left reserved
             self.at_a_time[what] //= 2
-
-    def _run(self, shares: list[list[int]]) -> Tensor:
-        """`[L, R, d]` of this rank's prompts, in the order of its share."""
-        lengths = [len(ids) for ids in self._prompts.ids]
-        plans = [_batches(share, lengths, self.at_a_time["tokens"]) for share in shares]
-        plan = plans[ranks.rank()]
-        own = len(plan)
-        most = max(map(len, plans))  # a sharded forward is a collective: every rank runs as many
-        shortest = min(range(len(lengths)), key=lengths.__getitem__)
-        plan = plan + [[shortest]] * (most - len(plan))
-        inputs = ranks.together(lambda: [self._inputs(batch) for batch in plan], self.device)
-        with self._survival() as failures:
-            kept = [self._forward(*batch) for batch in inputs]
-        _raise_first(failures)
-        parts = [anatomy.stack_states(states) for states in kept]  # not before all have run: it may raise
-        return torch.cat([*parts[:own], *(part[:, :0] for part in parts[own:])], dim=1)
-
-    def _inputs(self, batch: list[int]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Token ids on the device, and which positions of them to keep."""
-        prompts = [torch.tensor(self._prompts.ids[i]) for i in batch]
-        ids = nn.utils.rnn.pad_sequence(prompts, batch_first=True)  # to the right: causal attention never looks there
-        which = torch.arange(len(batch)).repeat_interleave(self._counts[batch])
-        where = torch.cat([self._positions(i) for i in batch])
-        return ids.to(self.device), (which, where)
-
-    def _forward(self, ids: Tensor, where: tuple[Tensor, Tensor]) -> list[Tensor | None]:
-        with anatomy.kept_states(self.anatomy.layers, where, ids.shape[1]) as kept, self._precision():
-            # no padding mask: some architectures make NaN of a row that is masked out
-            self.anatomy.forward(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
-        return kept
-
-    def _survival(self) -> contextlib.AbstractContextManager[list[Exception]]:
-        """Where a forward pass is a collective, a layer that fails on one rank must not end it there."""
-        if ranks.is_fsdp(self._model) or ranks.is_zero3(self._model):
-            return anatomy.surviving(self.anatomy, ranks.whole)
-        return contextlib.nullcontext([])
-
-    def _positions(self, prompt: int) -> Tensor:
-        """Token positions kept: the last of the prompt, or all those whose next token is one of the answer's."""
-        end = len(self._prompts.ids[prompt]) - min(self._prompts.answers[prompt], 1)
-        return torch.arange(end - int(self._counts[prompt]), end)
-
-    def _precision(self) -> contextlib.AbstractContextManager[None]:
-        """The forward pass runs in the precision that training's does."""
-        if self._autocast is None:
-            return contextlib.nullcontext()
-        return torch.autocast(next(self._model.parameters()).device.type, self._autocast)
 
     # --- what the lens reads
 
@@ -259,45 +221,25 @@ class Sampler:
     # --- spectra
 
     def _contraction(self, hidden: Tensor) -> dict[str, Tensor]:
-        """Spectra of `[L, R, d]`, one layer at a time: float64 of all of them would be large."""
-        sigma = torch.stack([measures.spectrum(h) for h in hidden])
-        alpha, se, r2 = measures.tail_exponent(sigma, self._ranks)
+        """From the spectra of `[L, R, d]`: this rank's share of the layers, zeros for the others."""
+        depth, rows, width = hidden.shape
         groups = (torch.arange(len(self._counts)) % JACKKNIFE_GROUPS).repeat_interleave(self._counts)
         left = [int((groups != group).sum()) for group in range(int(groups.max()) + 1)]
-        deleted_ranks = [self._config.tail_ranks(n, hidden.shape[-1], least=2) for n in left]
-        deleted = torch.stack([measures.deleted_exponents(h, groups, deleted_ranks) for h in hidden], dim=-1)
-        rank = measures.effective_rank(sigma)
-        return {"alpha": alpha, "alpha_se": se, "alpha_r2": r2, "effective_rank": rank, "deleted": deleted}
+        deleted_ranks = [self._config.tail_ranks(n, width, least=2) for n in left]
+        at_once = max(SPECTRA_BLOCK // (rows * width), 1)
+        own = torch.arange(depth)[ranks.rank() :: ranks.world()]
+        parts = []
+        for layers in own.split(at_once):
+            h = hidden[layers.to(hidden.device)]
+            sigma = measures.spectrum(h)
+            alpha, se, r2 = measures.tail_exponent(sigma, self._ranks)
+            deleted = measures.deleted_exponents(h, groups, deleted_ranks)
+            rank = measures.effective_rank(sigma)
+            parts.append({"alpha": alpha, "alpha_se": se, "alpha_r2": r2, "effective_rank": rank, "deleted": deleted})
+        return {name: _spread(torch.cat([p[name] for p in parts], -1), own, depth, dim=-1) for name in parts[0]}
 
     def _rows_of(self, prompt: int) -> Tensor:
         return self._first[prompt] + torch.arange(int(self._counts[prompt]))
-
-
-def _raise_first(failures: list[Exception]) -> None:
-    if failures:
-        error = failures[0]
-        failures.clear()  # it would hold the frames, and with them the tensors, of the pass that failed
-        try:
-            raise error
-        finally:
-            del error
-
-
-def _shares(lengths: list[int], world: int) -> list[list[int]]:
-    """Each rank's prompts, longest first: lengths are dealt round, so the work is about even."""
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    return [order[r::world] for r in range(world)]
-
-
-def _batches(share: list[int], lengths: list[int], budget: int) -> list[list[int]]:
-    """Splits a share, longest first, into batches of at most `budget` padded tokens (but at least one prompt)."""
-    batches: list[list[int]] = []
-    for i in share:
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= budget:
-            batches[-1].append(i)
-        else:
-            batches.append([i])
-    return batches
 
 
 def _spread(own: Tensor, place: Tensor, size: int, dim: int) -> Tensor:

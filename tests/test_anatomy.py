@@ -179,7 +179,9 @@ def test_a_wrapped_head_is_called_in_blocks_of_rows():
     parts = [lens(model, found, kept[:, rows]) for rows in blocks]
     assert_near(torch.cat(parts, dim=1), truth(copy.deepcopy(model).merge_and_unload())[1])
     plain = proven(LLAMA.build())
-    assert anatomy.row_blocks(plain, kept, block=1) == [slice(0, 4)]
+    for rows, blocks in ((4, 1), (2, 2), (1, 4)):  # a plain one in pieces of the vocabulary that are not too narrow
+        assert len(anatomy.row_blocks(plain, kept, block=rows * kept.shape[0] * anatomy.NARROWEST)) == blocks
+    assert anatomy.row_blocks(plain, kept, block=1) == [slice(i, i + 1) for i in range(4)]
 
 
 def test_virtual_tokens_shift_the_index():

@@ -64,7 +64,7 @@ def test_out_of_memory_halves_the_batch_and_reads_the_same():
 
     probe.sampler.anatomy.forward = one_at_a_time
     assert_same(probe.read(0), calm)
-    assert sizes[0] == COUNT and sizes[-COUNT:] == [1] * COUNT
+    assert max(sizes) > 1 and sizes[-COUNT:] == [1] * COUNT
     failed = len(sizes)
     probe.read(1)
     assert sizes[failed:] == [1] * COUNT, "the smaller batch is kept"
@@ -128,7 +128,7 @@ def test_what_cannot_be_helped_is_raised_and_leaves_no_hooks(error):
     probe.sampler.anatomy.forward = broken
     with pytest.raises(error, match="the reason"):
         probe.read(0)
-    assert len(tries) == (1 if error is KeyError else 13) and tries[-1] == (COUNT if error is KeyError else 1)
+    assert len(tries) == (1 if error is KeyError else 13) and (tries[-1] > 1) == (error is KeyError)
     assert model.training and not any(m._forward_hooks for m in model.modules())
     assert probe.start is None
 

@@ -21,7 +21,8 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
-from spinal_callback import MemorySink, SpinalCallback, anatomy, ranks, sample
+from spinal_callback import MemorySink, SpinalCallback, anatomy, forward, ranks, sample
+from spinal_callback.forward import Forward
 from spinal_callback.records import dump_record
 from spinal_callback.sample import Sampler
 
@@ -137,12 +138,12 @@ def ddp(folder):
 
 def more_ranks_than_prompts(folder):
     """Rank 1 has no prompt of its own, as where there are more ranks than prompts."""
-    dealt = sample._shares
-    sample._shares = lambda lengths, world: [list(range(len(lengths))), *([] for _ in range(world - 1))]
+    dealt = forward.shares
+    forward.shares = lambda tokens, world: [list(range(len(tokens))), *([] for _ in range(world - 1))]
     try:
         return run(folder, Seen())
     finally:
-        sample._shares = dealt
+        forward.shares = dealt
 
 
 SAVING = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2}
@@ -217,13 +218,19 @@ def hook(folder):
     def replacement(real):
         calls = []
 
-        def stack(kept):
+        def states(self, *args):
             calls.append(1)
-            return real([None if i == 2 and len(calls) == 2 else h for i, h in enumerate(kept)])
+            stack = anatomy.stack_states
+            if len(calls) == 2:
+                anatomy.stack_states = lambda kept: stack([None if i == 2 else h for i, h in enumerate(kept)])
+            try:
+                return real(self, *args)
+            finally:
+                anatomy.stack_states = stack
 
-        return stack
+        return states
 
-    return patched(anatomy, "stack_states", replacement, folder)
+    return patched(Forward, "states", replacement, folder)
 
 
 def in_measures(folder):
@@ -235,13 +242,25 @@ def in_gradients(folder):
 
 
 def in_pooling(folder):
-    return patched(sample, "_spread", fails_once(ArithmeticError("no buffer"), when=7), folder)
+    return patched(sample, "_spread", fails_once(ArithmeticError("no buffer"), when=12), folder)
 
 
 def memory_in_forward(folder):
     """The first forward pass of the second reading has too little memory: the batch is halved and it goes on."""
     callback = Seen()
-    result = patched(Sampler, "_forward", fails_once(torch.OutOfMemoryError("forward")), folder, callback)
+
+    def replacement(real):
+        calls = []
+
+        def failing(*args):
+            if callback._probe.start is not None and not calls:
+                calls.append(1)
+                raise torch.OutOfMemoryError("forward")
+            return real(*args)
+
+        return failing
+
+    result = patched(Forward, "_run", replacement, folder, callback)
     return result | {"batch": callback._probe.sampler.at_a_time["tokens"]}
 
 
@@ -285,12 +304,12 @@ def nan_once(real):
 
 
 def nan(folder):
-    return patched(Sampler, "_run", nan_once, folder)
+    return patched(Forward, "states", nan_once, folder)
 
 
 def stop(folder):
     """The same NaN, and the run is to stop at an error."""
-    return patched(Sampler, "_run", nan_once, folder, Seen(stop_on="error"), max_steps=6)
+    return patched(Forward, "states", nan_once, folder, Seen(stop_on="error"), max_steps=6)
 
 
 def sink(folder):
@@ -362,7 +381,7 @@ def fsdp(folder, **how):
     finally:
         sample.BATCH_TOKENS = usual
     lengths = [len(ids) for ids in callback._probe.prompts.ids]
-    batches = [len(sample._batches(share, lengths, 35)) for share in sample._shares(lengths, 2)]
+    batches = [len(forward.batches(share, lengths, 35, padding=1.0)) for share in forward.shares(lengths, 2)]
     return result | {"norms": norms.seen, "batches": batches}
 
 
@@ -411,27 +430,27 @@ def failing_in_layer_5():
 
     It is a hook behind the layer's MLP that does: by then half the layer is done, and rank 0 waits at the next.
     """
-    real, calls = Sampler._run, []
+    real, calls = Forward.states, []
 
-    def run(self, shares):
+    def run(self, *args):
         calls.append(1)
         error = {2: torch.OutOfMemoryError("layer 5"), 4: ArithmeticError("layer 5")}.get(len(calls))
 
         def fail(*_):
             raise error
 
-        hook = self.anatomy.layers[4].mlp.register_forward_hook(fail) if RANK == 1 and error is not None else None
+        hook = self._anatomy.layers[4].mlp.register_forward_hook(fail) if RANK == 1 and error is not None else None
         try:
-            return real(self, shares)
+            return real(self, *args)
         finally:
             if hook is not None:
                 hook.remove()
 
-    Sampler._run = run
+    Forward.states = run
     try:
         yield
     finally:
-        Sampler._run = real
+        Forward.states = real
 
 
 def fsdp_fails_in_a_layer(folder):
