@@ -23,7 +23,7 @@ from .probe import Probe
 from .prompts import PromptSet, collect
 from .recorder import Recorder
 from .records import LEVELS, TRAINER_KEYS, Alert, Reading
-from .schedule import Clock, Schedule
+from .schedule import Clock, Cost, Schedule
 from .sinks import Sink
 from .terminal import say
 from .undisturbed import random_states_kept
@@ -182,15 +182,17 @@ class SpinalCallback(TrainerCallback):
             self._schedule.probed(state.global_step, self._schedule.interval)
             self._failed(state, "no reading", error)
             return
-        reading = self._agreed(reading, state, probe)
+        reading, cost = self._agreed(reading, state, probe)
         self._recorder.tell(reading)
         for what, now in probe.sampler.at_a_time.items():
             if now < before[what]:
-                words = (
-                    f"out of memory at step {reading.step}: the probe takes {now} {what} at a time, not {before[what]}"
-                )
+                words = f"out of memory at step {reading.step}: from now on {now} {what} at a time, not {before[what]}"
                 self._recorder.failed(reading.step, words, rule="probe_memory")
-        for alert in self._guarded(lambda: self._detector.update(reading), state, "no alert rules") or []:
+        alerts = self._guarded(lambda: self._detector.update(reading), state, "no alert rules")
+        tension = 0.0 if alerts is None else self._detector.tension
+        interval = self._schedule.proposed(cost, reading.step, state.max_steps, tension)
+        self._schedule.probed(reading.step, interval)
+        for alert in alerts or []:
             alert = self._with_last_good(alert)
             self._recorder.tell(alert)
             self._act(alert, control)
@@ -202,16 +204,15 @@ class SpinalCallback(TrainerCallback):
         if control.should_training_stop:
             self._recorder.complete()
 
-    def _agreed(self, reading: Reading, state: TrainerState, probe: Probe) -> Reading:
-        """With what each rank measures for itself: rank zero's word counts, so that every rank has the same reading."""
-        overhead = self._clock.probed(reading.seconds)
-        proposal = self._schedule.proposed(reading.seconds, self._clock.step_seconds(state.global_step))
-        own = [reading.seconds, overhead, float(reading.peak_bytes), float(proposal)]
+    def _agreed(self, reading: Reading, state: TrainerState, probe: Probe) -> tuple[Reading, Cost]:
+        """With what each rank measures for itself: rank zero's word counts, so that every rank has the same."""
+        own = [self._clock.probed(reading.seconds), float(reading.peak_bytes)]
+        own += [reading.seconds, self._clock.step_seconds(state.global_step), self._clock.spent]
         own += [self._logged.get(key, math.nan) for key in TRAINER_KEYS]
-        seconds, overhead, peak, interval, *logged = ranks.from_zero(own, probe.sampler.device)
-        self._schedule.probed(state.global_step, int(interval))
+        overhead, peak, seconds, step, spent, *logged = ranks.from_zero(own, probe.sampler.device)
         trainer = {key: value for key, value in zip(TRAINER_KEYS, logged, strict=True) if key in self._logged}
-        return dataclasses.replace(reading, seconds=seconds, overhead=overhead, peak_bytes=int(peak), trainer=trainer)
+        agreed = dataclasses.replace(reading, seconds=seconds, overhead=overhead, peak_bytes=int(peak), trainer=trainer)
+        return agreed, Cost(seconds, step, spent)
 
     def _remember(self, state: TrainerState, probe: Probe) -> None:
         """What a resumed run goes on with."""
@@ -219,6 +220,7 @@ class SpinalCallback(TrainerCallback):
             "last": state.global_step,
             "interval": self._schedule.interval,
             "rules": self._detector.state(),
+            "at_a_time": probe.sampler.at_a_time,
             "saved_for_alert": self._saved_for_alert,
             "checkpoints": self._checkpoints,  # these two change after the probe and before the next save
             "logged": self._logged,
@@ -259,6 +261,7 @@ class SpinalCallback(TrainerCallback):
         if self.config.every == "auto":
             self._schedule.probed(saved["last"], saved["interval"])
         self._detector.restore(saved["rules"])
+        probe.sampler.remember(saved.get("at_a_time", {}))
         self._last_step, self._saved_for_alert = saved["last"], saved["saved_for_alert"]
         self._checkpoints = [*saved.get("checkpoints", []), state.global_step]
         self._logged = dict(saved.get("logged", {}))

@@ -92,6 +92,14 @@ class Detector:
         found = [self._judge(name, rule, elapsed, reading) for name, rule in RULES.items()]
         return [alert for alert in found if alert is not None]
 
+    @property
+    def tension(self) -> float:
+        """How near the nearest rule that has not warned is to it, 0..1: 0 up to half its limit, 1 from the limit on."""
+        if not self._path.points:
+            return 0.0
+        calm = [ratio for name, ratio in self.measures().items() if not self._alarms[name]["warn"].raised]
+        return min(max(2 * max(calm, default=0.0) - 1, 0.0), 1.0)
+
     def calm(self, rule: str) -> int:
         """Step of the last reading before the first sign of what `rule` warns of; -1: there was none."""
         return self._alarms[rule]["warn"].calm

@@ -72,8 +72,9 @@ def from_zero(values: list[float], device: torch.device) -> list[float]:
 
 
 def pooled(fill: Callable[[], dict[str, Tensor]], device: torch.device) -> dict[str, Tensor]:
-    """`total` of every tensor that `fill` makes; raises as `together` does, and then on all ranks."""
-    return {name: total(x) for name, x in together(fill, device).items()}
+    """`total` of every tensor that `fill` makes, on any device; raises as `together` does, and then on all ranks."""
+    own = together(fill, device)
+    return {name: total(x.to(device)) for name, x in own.items()} if world() > 1 else own
 
 
 def together(work: Callable[[], T], device: torch.device) -> T:

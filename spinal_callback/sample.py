@@ -25,6 +25,7 @@ BATCH_TOKENS = 4096  # padded tokens of one forward pass
 LOGITS_BLOCK = (
     1 << 20
 )  # logits held at a time on a CPU: 4 MiB of float32, so that what is done to them stays in its cache
+GPU_LOGITS_BLOCK = 1 << 26  # at most, on a GPU: 256 MiB of float32
 STATES_LIMIT = 2 << 30  # bytes of kept hidden states, all layers
 SPECTRA_BLOCK = 1 << 22  # entries of hidden states decomposed at a time (32 MiB of float64)
 JACKKNIFE_GROUPS = 8
@@ -96,7 +97,7 @@ class Sampler:
     ) -> None:
         self._model, self._prompts, self._config, self._autocast = model, prompts, config, autocast
         self.device = device or model.get_input_embeddings().weight.device
-        self.at_a_time = {"tokens": BATCH_TOKENS, "logits": LOGITS_BLOCK}
+        self.at_a_time = {"tokens": BATCH_TOKENS, "logits": _logits_block(self.device)}
         self.anatomy = anatomy.locate(model)
         config.late_window(len(self.anatomy.layers))
         self.forward = Forward(model, self.anatomy, prompts, autocast, self.device)
@@ -156,6 +157,10 @@ class Sampler:
         """A sample of an adapter run's policy before any training, without a second model; None for a full model."""
         with anatomy.without_adapters(self._model) as has_adapters:
             return self.sample() if has_adapters else None
+
+    def remember(self, at_a_time: dict[str, int]) -> None:
+        """Takes no more at a time than `at_a_time`, which an earlier process of the run came to."""
+        self.at_a_time = {what: min(now, at_a_time.get(what, now)) for what, now in self.at_a_time.items()}
 
     def _halving(self, what: str, work: Callable[[], T]) -> T:
         """What `work` gives. Where memory runs out on a rank, all take half as many `what` at a time and try again."""
@@ -240,6 +245,14 @@ class Sampler:
 
     def _rows_of(self, prompt: int) -> Tensor:
         return self._first[prompt] + torch.arange(int(self._counts[prompt]))
+
+
+def _logits_block(device: torch.device) -> int:
+    """Logits to hold at a time: on a GPU many, so that it is not kept waiting, but little of what memory is free."""
+    if device.type != "cuda":
+        return LOGITS_BLOCK
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(LOGITS_BLOCK, min(GPU_LOGITS_BLOCK, free // 64))
 
 
 def _spread(own: Tensor, place: Tensor, size: int, dim: int) -> Tensor:

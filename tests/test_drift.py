@@ -98,6 +98,19 @@ def test_the_verdict_does_not_hang_on_the_interval(rule):
     assert max(steps) - min(steps) <= 20
 
 
+def test_tension_is_how_near_a_rule_is_that_has_not_warned():
+    detector = Detector(WINDOW)
+    assert detector.tension == 0
+    limit, rise = RULES["transport_rise"].limit.warn, []
+    for r in made_up.run(1, steps=300, transport=ramp(1.4 * limit, 300), noise=0.0):
+        warned = any(alert.rule == "transport_rise" for alert in detector.update(r))
+        rise.append(detector.tension)
+        if warned:
+            break
+    assert rise[0] == 0 and rise[-1] < 1 == rise[-2], "once it has warned it is no longer about to"
+    assert rise[:-1] == sorted(rise[:-1]) and any(0 < x < 1 for x in rise)
+
+
 @pytest.mark.parametrize("every", [1, 5, 20])
 def test_noise_alone_is_silent(every):
     """A hundred runs of 400 steps that stand still, read with a fresh error each time as large as the one told of."""

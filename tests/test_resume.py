@@ -18,8 +18,9 @@ from peft import LoraConfig
 from test_trackers import history, inspect
 from transformers import TrainerCallback
 
-from spinal_callback import MemorySink, load_trace
+from spinal_callback import MemorySink, load_trace, sample
 from spinal_callback.callback import KEY, START
+from spinal_callback.probe import Probe
 from spinal_callback.schedule import Schedule
 
 HERE = Path(__file__).parent
@@ -251,13 +252,28 @@ def test_the_count_of_alerts_in_wandb_goes_on(tmp_path):
 
 def test_the_interval_of_auto_is_restored(tmp_path, monkeypatch):
     """Rank zero's clock says three steps at first, and after the kill a hundred; what was agreed on before holds."""
-    monkeypatch.setattr(Schedule, "proposed", lambda self, *seconds: 3)
+    monkeypatch.setattr(Schedule, "proposed", lambda self, *cost: 3)
     part(tmp_path, twins.watcher(every="auto"), until=4)
-    monkeypatch.setattr(Schedule, "proposed", lambda self, *seconds: 100)
+    monkeypatch.setattr(Schedule, "proposed", lambda self, *cost: 100)
     memory = MemorySink()
     part(tmp_path, twins.watcher(memory, every="auto"), until=8, resume=True)
     assert [r["step"] for r in told(tmp_path)["readings"]] == [0, 3, 6, 8]
     assert [r.step for r in memory.readings] == [6, 8]
+
+
+def test_what_memory_allows_is_remembered(tmp_path):
+    first, second = twins.watcher(), twins.watcher()
+    read = Probe.read
+
+    def halving(self, *args):
+        self.sampler.at_a_time["tokens"] = 512
+        return read(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Probe, "read", halving)
+        part(tmp_path, first, until=4)
+    part(tmp_path, second, until=8, resume=True)
+    assert second._probe.sampler.at_a_time == {"tokens": 512, "logits": sample.LOGITS_BLOCK}
 
 
 def test_a_new_interval_in_the_configuration_counts(tmp_path):

@@ -1,10 +1,11 @@
 """schedule.py: which steps are due, and how long until the next probe."""
 
+import itertools
 import math
 
 import pytest
 
-from spinal_callback.schedule import CEILING, FIRST, FLOOR, Schedule
+from spinal_callback.schedule import ADVANCE, CEILING, CLOSE, FIRST, FLOOR, Cost, Schedule
 
 
 def probed_at(schedule, steps, interval_of=lambda step: None):
@@ -13,7 +14,18 @@ def probed_at(schedule, steps, interval_of=lambda step: None):
     for step in range(steps + 1):
         if schedule.due(step):
             seen.append(step)
-            schedule.probed(step, interval_of(step) or schedule.proposed(1.0, 1.0))
+            schedule.probed(step, interval_of(step) or schedule.interval)
+    return seen
+
+
+def run(steps, probe, overhead=0.01, raised=lambda step: 0.0):
+    """A whole run with every="auto" and steps of 1 s: the steps probed."""
+    schedule, seen = Schedule("auto", overhead), []
+    for step in range(steps + 1):
+        if step == 0 or schedule.due(step):
+            seen.append(step)
+            cost = Cost(probe, float(step > 0), probe * len(seen))
+            schedule.probed(step, schedule.proposed(cost, step, steps, raised(step)))
     return seen
 
 
@@ -24,7 +36,8 @@ def test_every_n_steps(every):
 
 def test_every_n_steps_whatever_probes_cost():
     schedule = Schedule(5, 0.01)
-    assert schedule.proposed(1000.0, 0.001) == schedule.proposed(0.001, 1000.0) == 5
+    for cost in (Cost(1000.0, 0.001, 5e5), Cost(0.001, 1000.0, 0.1)):
+        assert schedule.proposed(cost, 7, 100, raised=1.0) == 5
     assert probed_at(schedule, 21) == [0, 5, 10, 15, 20]
 
 
@@ -35,7 +48,7 @@ def test_a_resumed_run_probes_at_the_same_steps():
 def test_auto_begins_after_a_few_steps():
     schedule = Schedule("auto", 0.01)
     assert [schedule.due(step) for step in range(FIRST + 2)] == [False] * FIRST + [True, True]
-    schedule.probed(0, schedule.proposed(2.0, 0.0))  # at step 0 no step has been timed
+    schedule.probed(0, schedule.proposed(Cost(2.0, 0.0, 2.0), 0, 1000))  # at step 0 no step has been timed
     assert schedule.interval == FIRST
 
 
@@ -59,18 +72,50 @@ def test_auto_keeps_to_the_interval_that_was_adopted_last():
     ],
 )
 def test_auto_interval(overhead, probe, step, interval):
-    assert Schedule("auto", overhead).proposed(probe, step) == interval
+    """Where the budget is neither overdrawn nor saved up, and there is none to borrow."""
+    cost = Cost(probe, step, 0.0)
+    assert Schedule("auto", overhead).proposed(cost, 1000, 0) == interval
 
 
 @pytest.mark.parametrize("overhead", [0.003, 0.01, 0.2])
-@pytest.mark.parametrize("probe", [0.01, 0.7, 6.0])
-@pytest.mark.parametrize("step", [0.05, 0.9, 6.0])
-def test_auto_keeps_probes_under_their_share_and_wastes_none_of_it(overhead, probe, step):
-    interval = Schedule("auto", overhead).proposed(probe, step)
+@pytest.mark.parametrize("probe", [0.7, 2.0, 6.0])
+@pytest.mark.parametrize("raised", [0.0, 0.4, 1.0])
+def test_auto_keeps_a_run_under_its_share_and_wastes_little_of_it(overhead, probe, raised):
+    steps = 20_000
+    spent = len(run(steps, probe, overhead, lambda step: raised)) * probe
+    share = max(overhead / (1 - overhead) * steps, steps / CEILING * probe)
+    assert 0.9 * share <= spent <= share + 2 * probe, "the first probe after step 0 is granted, whatever it costs"
 
-    def share(steps):
-        return probe / (probe + steps * step)
 
-    assert FLOOR <= interval <= CEILING
-    assert share(interval) <= overhead * (1 + 1e-9) or interval == CEILING
-    assert interval == FLOOR or share(interval - 1) > overhead * (1 - 1e-9)
+def test_a_long_run_is_looked_at_more_often_in_its_warm_up():
+    seen = run(10_000, 1.0)
+    assert seen[:7] == [0, 5, 10, 20, 40, 80, 160]
+    gaps = [b - a for a, b in itertools.pairwise(seen)]
+    assert all(gap >= 99 for gap in gaps[6:]), "calm: at most one probe in 99 steps"
+    assert sum(step <= 1000 for step in seen) <= 12, "what warm-up took is paid back"
+
+
+def test_a_short_run_spends_no_more_than_the_probes_it_cannot_do_without():
+    assert run(100, 1.0) == [0, 5]  # a hundredth of it is one probe
+
+
+def test_a_rule_that_is_about_to_warn_is_watched_closely_as_long_as_the_budget_lasts():
+    calm, near = run(10_000, 1.0), run(10_000, 1.0, raised=lambda step: float(3000 <= step < 3200))
+    assert [step for step in near if step < 3000] == [step for step in calm if step < 3000]
+    watched = [step for step in near if 3000 <= step < 3200]
+    assert len(watched) >= 20 and {b - a for a, b in itertools.pairwise(watched)} == {CLOSE}
+    assert len(near) <= len(calm) + 1, "later probes pay for it"
+    always = run(10_000, 1.0, raised=lambda step: 1.0)
+    assert always[20] == 20 * CLOSE and len([s for s in always if s <= 400]) <= ADVANCE * 10_400 / 99 + 2
+
+
+def test_how_near_a_rule_is_counts_by_degrees():
+    cost = Cost(1.0, 1.0, 5.0)
+    gaps = [Schedule("auto", 0.01).proposed(cost, 2000, 100_000, raised) for raised in (0.0, 0.5, 1.0)]
+    assert gaps[0] == 99 and CLOSE < gaps[1] < 99 and gaps[2] == CLOSE
+
+
+def test_floor_and_ceiling_hold_whatever_is_measured():
+    for cost in (Cost(1e-9, 1.0, 1e-9), Cost(1e9, 1e-9, 1e9), Cost(1.0, math.inf, 1.0)):
+        for raised in (0.0, 1.0):
+            assert FLOOR <= Schedule("auto", 0.01).proposed(cost, 50, 100, raised) <= CEILING
