@@ -89,7 +89,9 @@ def stages(path: str, repeats: int) -> None:
     print(
         f"{len(prompts.ids)} prompts, {real} tokens; {run} are run, {len(forward.start)} of them once for all prompts"
     )
-    print(f"padding: {padded / real - 1:.1%} of the prompts' tokens before the common start is taken out")
+    own = real - len(forward.start) * sum(batch.skip > 0 for batch in _plan(forward, prompts) for _ in batch.prompts)
+    waste = 1 - real / padded, 1 - (own + len(forward.start)) / run
+    print(f"padding: {waste[1]:.1%} of what is run, {waste[0]:.1%} if every prompt is run whole")
     products, operations = product(depth * rows, width, 2048)
     folder = tempfile.mkdtemp()
     view = View(start, start, probe.window, torch.ones(depth, dtype=torch.float64))  # type: ignore[arg-type]
@@ -126,9 +128,13 @@ def stages(path: str, repeats: int) -> None:
     print(f"whole probe / bare forward over the same prompts: {ratio(took['probe'], took['bare']):.2f}", flush=True)
 
 
+def _plan(forward: Any, prompts: PromptSet) -> list[Any]:
+    return forward._plan(list(range(len(prompts.ids))), 4096)  # type: ignore[no-any-return]
+
+
 def _tokens(forward: Any, prompts: PromptSet) -> list[int]:
     """Tokens of each batch that runs, padding and the common start counted."""
-    plan = forward._plan(list(range(len(prompts.ids))), 4096)
+    plan = _plan(forward, prompts)
     sizes = [len(b.prompts) * max(len(prompts.ids[i]) - b.skip for i in b.prompts) for b in plan]
     return [*sizes, len(forward.start)]
 

@@ -69,6 +69,33 @@ def test_deleted_exponents_match_deleting_rows_by_hand(shape):
     assert float(measures.jackknife_error(left_out)) == pytest.approx(truth, rel=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(24, 40), (90, 24), (24, 24)])
+@pytest.mark.parametrize("last", [1e-1, 1e-4, 1e-7])
+def test_the_tail_is_as_precise_as_its_head(shape, last, monkeypatch):
+    """Singular values that fall by up to seven orders of magnitude, tall ones summed up a few rows at a time."""
+    monkeypatch.setattr(measures, "ROWS", 10)
+    sigma = np.geomspace(1, last, min(shape[0] - 1, shape[1]))
+    h = with_spectrum(sigma, *shape)
+    got = measures.spectrum(torch.stack([h, 3 * h]))
+    np.testing.assert_allclose(got, [sigma, 3 * sigma], rtol=1e-8)
+    np.testing.assert_allclose(got[0], reference.singular_values(h.numpy()), rtol=1e-8)
+    if last == 1e-7:  # twin: squared, the last of them would be lost
+        squared = np.linalg.eigvalsh(measures.gram(h))[-len(sigma) :][::-1]
+        assert abs(squared[-1] / sigma[-1] ** 2 - 1) > 1e-6
+
+
+def test_a_stack_of_layers_is_decomposed_one_by_one():
+    h = draw(4, 24, 40)
+    h[1, 3, 3], h[2] = math.nan, draw(24, 3) @ draw(3, 40)  # one is broken, one has no tail: the others do not see it
+    together, windows = measures.spectrum(h), [ranks(21, 40)] * 8
+    deleted = measures.deleted_exponents(h, torch.arange(24) % 8, windows)
+    for i, layer in enumerate(h):
+        torch.testing.assert_close(together[i], measures.spectrum(layer), equal_nan=True)
+        alone = measures.deleted_exponents(layer, torch.arange(24) % 8, windows)
+        torch.testing.assert_close(deleted[:, i], alone, equal_nan=True)
+    assert together[1].isnan().all() and (together[2] > 0).sum() == 3
+
+
 def test_deleted_exponents_of_nan_are_nan_for_every_group():
     h = draw(24, 40)
     h[3, 3] = math.nan
