@@ -129,7 +129,7 @@ def stages(path: str, repeats: int) -> None:
 
 
 def _plan(forward: Any, prompts: PromptSet) -> list[Any]:
-    return forward._plan(list(range(len(prompts.ids))), 4096)  # type: ignore[no-any-return]
+    return forward._plan(list(range(len(prompts.ids))), 4096)
 
 
 def _tokens(forward: Any, prompts: PromptSet) -> list[int]:
