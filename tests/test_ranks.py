@@ -150,7 +150,7 @@ def test_out_of_memory_in_the_lens_halves_its_pieces_on_all_ranks(replicated):
         for told, calm in zip(rank["readings"], results["memory_in_forward"][0]["readings"], strict=True):
             assert_same_reading(told, calm)
     (alert,) = load_trace(folder / "memory_in_lens").alerts
-    assert (alert.step, alert.rule) == (2, "probe_memory") and "524288 logits at a time, not 1048576" in alert.message
+    assert (alert.step, alert.rule) == (2, "probe_memory") and "1048576 logits at a time, not 2097152" in alert.message
 
 
 def test_a_lens_without_enough_memory_is_left_out_on_all_ranks(replicated):
