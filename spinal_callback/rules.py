@@ -160,7 +160,7 @@ RULES: dict[str, Rule] = {
         late_speed, Limit(0.07, 0.15), "of its start in 20 steps", "the late trace moves too fast", SLOWER
     ),
     "displacement_speed": Rule(
-        displacement_speed, Limit(0.4, 0.6), "rad in 20 steps", "the policy leaves its start too fast", SLOWER
+        displacement_speed, Limit(0.4, 0.8), "rad in 20 steps", "the policy leaves its start too fast", SLOWER
     ),
     "transport_rise": Rule(
         transport_rise, Limit(0.05, 0.15), "of its start", "late transport has risen since the start", SLOWER
@@ -182,7 +182,7 @@ RULES: dict[str, Rule] = {
     ),
     "likelihood_drop": Rule(
         likelihood_drop,
-        Limit(0.075, 0.15),
+        Limit(0.05, 0.15),
         "of their log-likelihood",
         "chosen answers become unlikely",
         "raise beta, lower the learning rate, or drop pairs whose answers are nearly alike",
