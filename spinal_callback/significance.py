@@ -14,13 +14,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from . import measures
 from .findings import LEVEL, Change, Changes, Place, Turn
 from .records import Header, Reading
 from .sample import Sample
+
+try:
+    from scipy import stats
+except ImportError as error:
+    raise ImportError("audit and compare need scipy: pip install 'spinal_callback[audit]'") from error
 
 Array = np.ndarray[Any, Any]
 DRAWS = 2000  # of the bootstrap

@@ -1,6 +1,8 @@
 """significance.py: errors against the naive reference, tests against tables, coverage of intervals."""
 
+import importlib
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -204,3 +206,10 @@ def test_both_curves_may_turn():
 
 def test_a_change_says_what_it_is():
     assert Change(1, 2, 1, 0.1, 0.8, 1.2, 0.049).significant and not Change(1, 2, 1, 0.1, 0.8, 1.2, NAN).significant
+
+
+def test_without_scipy_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    monkeypatch.delitem(sys.modules, "spinal_callback.significance")
+    with pytest.raises(ImportError, match=r"audit and compare need scipy: pip install 'spinal_callback\[audit\]'"):
+        importlib.import_module("spinal_callback.significance")
