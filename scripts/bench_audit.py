@@ -62,11 +62,10 @@ def bare(path: str, rows: list[Any], config: SpinalConfig) -> Any:
     lengths = [len(ids) for ids in prompts.ids]
     print(f"{sum(lengths)} tokens in {len(lengths)} prompts, {min(lengths)} to {max(lengths)}", flush=True)
     sampler = Probe(model, prompts, config).sampler
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
 
     def passes() -> None:
         with torch.no_grad():
-            sampler._run([order])
+            sampler.forward.states(sampler.forward.shares(), sampler.at_a_time["tokens"])
 
     return passes
 

@@ -140,8 +140,9 @@ def _tokens(forward: Any, prompts: PromptSet) -> list[int]:
 
 
 @torch.no_grad()
-def against_naive(path: str, repeats: int) -> None:
+def against_naive(path: str, repeats: int, count: int) -> None:
     model, prompts = load(path)
+    prompts = PromptSet(prompts.ids[:count], prompts.answers[:count])
     probe = Probe(model, prompts, SpinalConfig())
     probe.read(0)
     took = in_turn(max(repeats // 4, 1), naive=lambda: naive(model, prompts), probe=lambda: probe.read(1))
@@ -307,6 +308,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--cpu-time", action="store_true", help="processor time instead of wall time")
     parser.add_argument("--before", default="HEAD~1", help="commit to hold the probe against")
+    parser.add_argument("--count", type=int, default=64, help="prompts that the naive method is tried with")
     parser.add_argument("--ranks", type=int, default=2, help="processes beside one")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -314,7 +316,7 @@ def main() -> int:
     path = args.model or str(smollm2())
     todo: dict[str, Work] = {
         "stages": lambda: stages(path, args.repeats),
-        "naive": lambda: against_naive(path, args.repeats),
+        "naive": lambda: against_naive(path, args.repeats, args.count),
         "before": lambda: against_before(path, args.repeats, args.before),
         "training": lambda: training(path, args.repeats),
         "scaling": lambda: scaling(args.repeats),
