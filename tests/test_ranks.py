@@ -41,13 +41,18 @@ def assert_same_reading(told, alone):
     assert told["prompts"] == alone["prompts"] == 21
 
 
+def failures(run):
+    """What went wrong with the probe or a sink. A rule may well warn of what such a small model does."""
+    return [rule for _, rule, _ in run["alerts"] if rule.startswith(("probe", "sink"))]
+
+
 def assert_twins(result):
     """Weights and the Trainer's own logs are those without the callback, and every rank has every reading."""
     for rank in result:
         assert rank["plain"]["weights"] == rank["watched"]["weights"]
         assert rank["plain"]["logs"] == rank["watched"]["logs"]
         assert steps(rank["watched"]["readings"]) == [0, 2, 4, 6]
-        assert not [rule for _, rule, _ in rank["watched"]["alerts"] if rule.startswith("probe")]
+        assert failures(rank["watched"]) == []
     assert result[0]["watched"]["readings"] == result[1]["watched"]["readings"]
 
 
@@ -272,7 +277,8 @@ def test_fsdp_a_layer_that_fails_on_one_rank_leaves_nobody_waiting(sharded):
     for rank in results["fsdp_fails_in_a_layer"]:
         assert rank["step"] == 6 and steps(rank["readings"]) == [0, 2, 6] and rank["batch"] == 2048
         assert rank["weights"] == results["fsdp_resharded_untied"][0]["plain"]["weights"]
-    out_of_memory, failed = load_trace(folder / "fsdp_fails_in_a_layer").alerts
+    alerts = load_trace(folder / "fsdp_fails_in_a_layer").alerts
+    out_of_memory, failed = (a for a in alerts if a.rule.startswith("probe"))
     assert (out_of_memory.step, out_of_memory.rule) == (2, "probe_memory")
     assert (failed.step, failed.rule) == (4, "probe_failed") and "rank 1: ArithmeticError('layer 5')" in failed.message
 
