@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from .records import Alert, Reading, Trace
+from .records import Alert, Reading, Trace, null_for_nan
 from .terminal import alert_line, line
 
 LEVEL = 0.05  # chance of any false "significant" among all layers of a comparison
@@ -76,7 +76,7 @@ class Changes:
         return [i for i, (a, t) in enumerate(both, start=1) if a.significant or t.significant]
 
     def to_json(self) -> dict[str, Any]:
-        return {**_plain(dataclasses.asdict(self)), "layers": self.layers}
+        return {**null_for_nan(dataclasses.asdict(self)), "layers": self.layers}
 
     def to_pandas(self) -> Any:
         """A row for each layer; columns `alpha_before`, `alpha_after`, `alpha_change`, `alpha_se`, `alpha_low`,
@@ -175,7 +175,7 @@ class Audit:
 
     def to_json(self) -> dict[str, Any]:
         more = {"names": self.names, "changes": [c.to_json() for c in self.changes], "score": self.score}
-        return self.trace.to_json() | _plain(more | {"turns": [dataclasses.asdict(turn) for turn in self.turns]})
+        return self.trace.to_json() | null_for_nan(more | {"turns": [dataclasses.asdict(turn) for turn in self.turns]})
 
     def _repr_html_(self) -> str | None:
         return self.trace._repr_html_()
@@ -225,7 +225,7 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         about = {"a": self.a, "b": self.b, "different": self.different, "displacement": self.displacement}
-        return {**_plain(about), "changes": self.changes.to_json()}
+        return {**null_for_nan(about), "changes": self.changes.to_json()}
 
 
 def _row(curve: str, change: Change) -> dict[str, Any]:
@@ -265,12 +265,3 @@ def _moved(displacement: float) -> str:
 
 def _signed(change: Change) -> str:
     return f"{change.change:+.3f} ± {change.se:.3f}"
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no NaN: null."""
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -129,7 +129,7 @@ class Trace:
 
     def to_json(self) -> dict[str, Any]:
         """Header, readings and alerts as plain JSON values."""
-        return _null_for_nan(dataclasses.asdict(self))
+        return null_for_nan(dataclasses.asdict(self))
 
     def to_pandas(self) -> Any:
         """The readings as a pandas DataFrame: a row each, its index the step.
@@ -170,7 +170,7 @@ def _row(reading: Reading) -> dict[str, Any]:
 
 def dump_record(record: Record) -> str:
     """One line of JSON, without the newline. NaN and infinities become null."""
-    return json.dumps({"kind": record.kind, **_null_for_nan(dataclasses.asdict(record))}, allow_nan=False)
+    return json.dumps({"kind": record.kind, **null_for_nan(dataclasses.asdict(record))}, allow_nan=False)
 
 
 def parse_record(line: str) -> Record:
@@ -250,11 +250,12 @@ def _misplaced(record: Record, before: list[Record]) -> str:
     return f"step {record.step} comes after step {last}: the steps are out of order"
 
 
-def _null_for_nan(value: Any) -> Any:
+def null_for_nan(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null."""
     if isinstance(value, dict):
-        return {k: _null_for_nan(v) for k, v in value.items()}
+        return {k: null_for_nan(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_null_for_nan(v) for v in value]
+        return [null_for_nan(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

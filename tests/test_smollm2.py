@@ -36,6 +36,10 @@ def exponents(h, eps):
 
 
 def test_float32_against_float64(smollm2):
+    """A float32 pass rounds: how prompts are batched alone moves layer 1's exponent by 1e-6.
+
+    Where that passes the limit, ours may be little further off than states of one prompt at a time, read exactly.
+    """
     from spinal_callback.probe import probe
 
     torch.set_num_threads(2)
@@ -43,9 +47,13 @@ def test_float32_against_float64(smollm2):
     told, read = reference.reference_trace(model, prompts, *PARTS), probe(model, prompts)
     alpha = exponents(told["h"], 1.2e-7)
     transport = np.concatenate([reference.transport(told["z"][i : i + 2]).mean(1) for i in range(len(alpha) - 1)])
-    errors = np.abs(np.array(read.alpha) / alpha - 1).max(), np.abs(np.array(read.transport) - transport).max()
-    print(f"\nSmolLM2, float32: alpha within {errors[0]:.1e} relative, transport within {errors[1]:.1e} rad of float64")
-    assert errors[0] < 1e-6 and errors[1] < 1e-4
+    errors = np.abs(np.array(read.alpha) / alpha - 1)
+    naive = np.abs(exponents(one_at_a_time(model, prompts)[0], 1.2e-7) / alpha - 1)
+    further = np.abs(np.array(read.transport) - transport).max()
+    print(f"\nSmolLM2, float32: alpha within {errors.max():.1e} of float64, relative ({errors.mean():.1e} mean);", end="")
+    print(f" states of one prompt at a time {naive.max():.1e} ({naive.mean():.1e}); transport within {further:.1e} rad")
+    assert errors.max() < max(1e-6, 1.25 * naive.max()) and errors.mean() < min(1e-6, 1.05 * naive.mean())
+    assert further < 1e-4
 
 
 def test_bfloat16_errs_no_more_than_the_naive_method(smollm2):
@@ -55,10 +63,10 @@ def test_bfloat16_errs_no_more_than_the_naive_method(smollm2):
     from spinal_callback.probe import probe
 
     torch.set_num_threads(2)
-    model, prompts = copy.deepcopy(smollm2[0]).to(torch.bfloat16), smollm2[1][:16]
+    model, prompts = copy.deepcopy(smollm2[0]).to(torch.bfloat16), smollm2[1]
     told, read = reference.reference_trace(model, prompts, *PARTS), probe(model, prompts)
     truth = exponents(told["h"], 1.2e-7), reference.transport(told["z"]).mean(1)
-    hidden, transport = naive_bfloat16(model, prompts)
+    hidden, transport = one_at_a_time(model, prompts)
     naive = exponents(hidden, 7.8e-3), transport
     names, mine = ("alpha", "transport"), (read.alpha, read.transport)
     for name, true, ours, theirs in zip(names, truth, mine, naive, strict=True):
@@ -69,7 +77,8 @@ def test_bfloat16_errs_no_more_than_the_naive_method(smollm2):
 
 
 @torch.no_grad()
-def naive_bfloat16(model, prompts):
+def one_at_a_time(model, prompts):
+    """Hidden states `[L, N, d]` as they come from the model, and transport `[L - 1]` in its own precision."""
     states, steps = [], []
     for ids in prompts:
         kept: list[torch.Tensor] = []
