@@ -230,6 +230,7 @@ def lens_chunks(anatomy: Anatomy, states: Tensor, block: int) -> Iterator[tuple[
     weight, bias = anatomy.head.weight, anatomy.head.bias
     x = x.to(weight.device).float()
     chunk = max(block // max(x.shape[0] * x.shape[1], 1), 1)
+    chunk -= chunk % NARROWEST if chunk > NARROWEST else 0  # uneven widths are a fifth slower
     for start in range(0, weight.shape[0], chunk):
         part = slice(start, min(start + chunk, weight.shape[0]))
         offset = None if bias is None else bias[part].float()

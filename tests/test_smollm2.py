@@ -50,8 +50,8 @@ def test_float32_against_float64(smollm2):
     errors = np.abs(np.array(read.alpha) / alpha - 1)
     naive = np.abs(exponents(one_at_a_time(model, prompts)[0], 1.2e-7) / alpha - 1)
     further = np.abs(np.array(read.transport) - transport).max()
-    print(f"\nSmolLM2, float32: alpha within {errors.max():.1e} of float64, relative ({errors.mean():.1e} mean);", end="")
-    print(f" states of one prompt at a time {naive.max():.1e} ({naive.mean():.1e}); transport within {further:.1e} rad")
+    print(f"\nSmolLM2, float32, alpha: within {errors.max():.1e} of float64, relative, mean {errors.mean():.1e};")
+    print(f"states of one prompt at a time {naive.max():.1e}, {naive.mean():.1e}; transport within {further:.1e} rad")
     assert errors.max() < max(1e-6, 1.25 * naive.max()) and errors.mean() < min(1e-6, 1.05 * naive.mean())
     assert further < 1e-4
 
