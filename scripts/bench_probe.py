@@ -41,6 +41,7 @@ from spinal_callback.probe import MEASURES, Probe, View
 from spinal_callback.prompts import PromptSet
 from spinal_callback.records import dump_record
 from spinal_callback.schedule import Cost, Schedule
+from spinal_callback.sources import SHIPPED
 
 CLOCK = time.perf_counter
 Work = Callable[[], Any]
@@ -184,10 +185,8 @@ def training(path: str, repeats: int) -> None:
         def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
             times.append(CLOCK())
 
-    data = ROOT / "recipes" / "data"
-    pairs, probes = (
-        load_dataset("json", data_files=str(data / f"{n}.jsonl"), split="train") for n in ("preferences", "probes")
-    )
+    files = ROOT / "recipes" / "data" / "preferences.jsonl", SHIPPED
+    pairs, probes = (load_dataset("json", data_files=str(file), split="train") for file in files)
     with tempfile.TemporaryDirectory() as folder:
         DPOTrainer(
             AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32),
