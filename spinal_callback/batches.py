@@ -1,10 +1,11 @@
-"""Which prompts run together: the beginning they share, each rank's part of the work, batches with little padding."""
+"""Which prompts run together: the beginning they share, each rank's part of the work, the cheapest batches."""
 
 from __future__ import annotations
 
 import heapq
+import math
 
-PADDING = 0.05  # share of a batch's tokens that may be padding
+BATCH = 24  # tokens that could run in the time that a batch needs to read the weights once (measured on a CPU)
 WORTH = 0.05  # share of all tokens that a common beginning must save
 
 
@@ -36,26 +37,31 @@ def shares(tokens: list[int], world: int) -> list[list[int]]:
     return parts
 
 
-def batches(share: list[int], tokens: list[int], budget: int, padding: float = PADDING) -> list[list[int]]:
-    """Splits a share, longest first, into batches (of one prompt at least).
+def batches(share: list[int], tokens: list[int], budget: int, batch: float = BATCH) -> list[list[int]]:
+    """The cheapest split of a share, longest first, into batches: least padding and fewest batches, weighed.
 
     Args:
         share: numbers of prompts.
         tokens: what each prompt has to run.
-        budget: tokens of a batch at most, padding counted.
-        padding: share of them that may be padding.
+        budget: tokens of a batch at most, padding counted; one prompt may have more.
+        batch: what a batch costs beside its tokens, in tokens.
     """
-    parts: list[list[int]] = []
-    real = 0
-    for i in sorted(share, key=lambda i: -tokens[i]):
-        size = (len(parts[-1]) + 1) * tokens[parts[-1][0]] if parts else 0
-        if parts and size <= budget and size - real - tokens[i] <= padding * size:
-            parts[-1].append(i)
-            real += tokens[i]
-        else:
-            parts.append([i])
-            real = tokens[i]
-    return parts
+    order = sorted(share, key=lambda i: -tokens[i])
+    cheapest = [(0.0, 0)]  # of the first n prompts: what they cost, and where their last batch begins
+    for end in range(1, len(order) + 1):
+        best = (math.inf, 0)
+        for begin in range(end - 1, -1, -1):
+            size = (end - begin) * tokens[order[begin]]
+            if size > budget and begin < end - 1:
+                break
+            best = min(best, (cheapest[begin][0] + size + batch, begin))
+        cheapest.append(best)
+    parts, end = [], len(order)
+    while end:
+        begin = cheapest[end][1]
+        parts.append(order[begin:end])
+        end = begin
+    return parts[::-1]
 
 
 def _alike(one: list[int], other: list[int]) -> int:

@@ -12,7 +12,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from . import anatomy, ranks
-from .batches import PADDING, batches, common_start, shares
+from .batches import BATCH, batches, common_start, shares
 from .prompts import PromptSet
 from .proof import LENS_TOLERANCE
 
@@ -112,13 +112,13 @@ class Forward:
         return len(start) if mine else 0
 
     def _plan(self, part: list[int], budget: int) -> list[Batch]:
-        padding = 1.0 if self._sharded else PADDING  # gathering weights once more costs more than padding does
         skips = [self._skip(i, self.start) for i in range(len(self._ids))]
         tokens = [len(ids) - skip for ids, skip in zip(self._ids, skips, strict=True)]
+        cost = sum(tokens) if self._sharded else BATCH  # gathering weights once more costs more than padding does
         return [
             Batch(batch, skip)
             for skip in sorted(set(skips))
-            for batch in batches([i for i in part if skips[i] == skip], tokens, budget, padding)
+            for batch in batches([i for i in part if skips[i] == skip], tokens, budget, cost)
         ]
 
     def _inputs(self, batch: Batch) -> tuple[Tensor, tuple[Tensor, Tensor], int]:

@@ -41,9 +41,10 @@ class Schedule:
     def proposed(self, cost: Cost, step: int, steps: int, raised: float = 0.0) -> int:
         """Steps from `step` until the next probe, with "auto".
 
-        In a calm run so many that after it probes have taken their share of the time so far, and no more. Sooner in
-        warm-up (each interval as long as the run was then) and while a rule is about to warn (down to `CLOSE` steps):
-        the rest of the run lends that, up to `ADVANCE` of what probes may take in it. `CEILING` goes before the share.
+        In a calm run so many that after it probes have taken their share of the time so far, the probe at the end
+        counted, and no more. Sooner in warm-up (each interval as long as the run was then) and while a rule is about to
+        warn (down to `CLOSE` steps): the rest of the run lends that, up to `ADVANCE` of what probes may take in it.
+        `CEILING` goes before the share.
 
         Args:
             cost: the same on every rank.
@@ -54,7 +55,7 @@ class Schedule:
         if not cost.step > 0:
             return FIRST
         share = self._overhead / (1 - self._overhead) if self._overhead < 1 else math.inf  # per second of training
-        usual, after = cost.probe / (share * cost.step), cost.spent + cost.probe
+        usual, after = cost.probe / (share * cost.step), cost.spent + cost.probe * (1 + (step < steps))
         wanted = calm = max(after / (share * cost.step) - step, usual)
         if usual < CEILING and after <= share * cost.step * (step + ADVANCE * (steps - step)):
             near = max(calm, CLOSE) ** (1 - raised) * CLOSE**raised

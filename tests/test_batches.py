@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from spinal_callback.batches import PADDING, batches, common_start, shares
+from spinal_callback.batches import BATCH, batches, common_start, shares
 
 
 def draw(count, seed=0, longest=120):
@@ -37,16 +37,27 @@ def test_batches_keep_to_their_budget_and_hardly_pad(budget):
     parts = batches(list(range(200)), tokens, budget)
     assert sorted(itertools.chain(*parts)) == list(range(200))
     assert all(len(part) == 1 or padded([part], tokens) <= budget for part in parts)
-    assert padded(parts, tokens) - sum(tokens) <= PADDING * padded(parts, tokens)
+    assert padded(parts, tokens) - sum(tokens) <= 0.05 * padded(parts, tokens)
+
+
+@pytest.mark.parametrize(("seed", "budget", "batch"), [(0, 1000, 24), (1, 1000, 5), (2, 150, 24), (3, 100, 1000)])
+def test_no_other_split_of_the_prompts_by_length_is_cheaper(seed, budget, batch):
+    tokens = sorted(draw(10, seed), reverse=True)
+    chosen = batches(list(range(10)), tokens, budget, batch)
+
+    def cost(parts):
+        fits = all(len(part) == 1 or padded([part], tokens) <= budget for part in parts)
+        return padded(parts, tokens) + batch * len(parts) if fits else float("inf")
+
+    cuts = itertools.chain.from_iterable(itertools.combinations(range(1, 10), n) for n in range(10))
+    splits = ([list(range(a, b)) for a, b in itertools.pairwise([0, *cut, 10])] for cut in cuts)
+    assert cost(chosen) == min(map(cost, splits))
 
 
 def test_where_padding_is_cheap_batches_are_full():
     tokens = draw(64)
-    assert (
-        len(batches(list(range(64)), tokens, 1 << 20, padding=1.0))
-        == 1
-        < len(batches(list(range(64)), tokens, 1 << 20))
-    )
+    assert len(batches(list(range(64)), tokens, 1 << 20, batch=sum(tokens))) == 1
+    assert len(batches(list(range(64)), tokens, 1 << 20, batch=BATCH)) > 1
 
 
 HEAD = [5, 6, 7, 8, 9, 10]
