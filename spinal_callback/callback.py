@@ -54,6 +54,7 @@ class SpinalCallback(TrainerCallback):
         spinal/score                    SPINAL score
         spinal/alerts                   alerts so far
         spinal/overhead                 share of wall time spent probing so far
+        spinal/interval                 steps until the next probe
         spinal/start/late_alpha         the late means of the first reading, in the run's summary
         spinal/start/late_transport
         spinal/heatmaps                 picture: contraction and transport of each layer over the steps, and changes
@@ -183,15 +184,15 @@ class SpinalCallback(TrainerCallback):
             self._failed(state, "no reading", error)
             return
         reading, cost = self._agreed(reading, state, probe)
-        self._recorder.tell(reading)
-        for what, now in probe.sampler.at_a_time.items():
-            if now < before[what]:
-                words = f"out of memory at step {reading.step}: from now on {now} {what} at a time, not {before[what]}"
-                self._recorder.failed(reading.step, words, rule="probe_memory")
         alerts = self._guarded(lambda: self._detector.update(reading), state, "no alert rules")
         tension = 0.0 if alerts is None else self._detector.tension
         interval = self._schedule.proposed(cost, reading.step, state.max_steps, tension)
         self._schedule.probed(reading.step, interval)
+        self._recorder.tell(dataclasses.replace(reading, interval=interval))
+        for what, now in probe.sampler.at_a_time.items():
+            if now < before[what]:
+                words = f"out of memory at step {reading.step}: from now on {now} {what} at a time, not {before[what]}"
+                self._recorder.failed(reading.step, words, rule="probe_memory")
         for alert in alerts or []:
             alert = self._with_last_good(alert)
             self._recorder.tell(alert)

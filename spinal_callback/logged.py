@@ -59,8 +59,9 @@ def words(alert: Alert) -> str:
 
 def scalars(reading: Reading) -> dict[str, float]:
     """What trackers are given of a reading: every logged name but the count of alerts. NaN where there is no value."""
-    late, own = reading.late, (reading.displacement, reading.localization, reading.score, reading.overhead)
-    values = (late["alpha"], late["transport"], *own, *reading.alpha, *reading.transport)
+    late, own = reading.late, (reading.displacement, reading.localization, reading.score)
+    cost = (reading.overhead, float(reading.interval))
+    values = (late["alpha"], late["transport"], *own, *cost, *reading.alpha, *reading.transport)
     return dict(zip(logged_names(len(reading.alpha))[1:], values, strict=True))
 
 
@@ -78,7 +79,7 @@ def finite(row: dict[str, float]) -> dict[str, float]:
 
 def logged_names(layers: int) -> list[str]:
     """Every name that has a number, the count of alerts first."""
-    headline = ("alerts", "late_alpha", "late_transport", "displacement", "localization", "score", "overhead")
+    late = ("late_alpha", "late_transport", "displacement", "localization", "score")
     alpha = [f"spinal/alpha/layer_{i}" for i in range(1, layers + 1)]
     transport = [f"spinal/transport/layer_{i}" for i in range(2, layers + 1)]
-    return [*(f"spinal/{name}" for name in headline), *alpha, *transport]
+    return [*(f"spinal/{name}" for name in ("alerts", *late, "overhead", "interval")), *alpha, *transport]

@@ -62,6 +62,7 @@ class Reading:
         prompts: how many prompts were used.
         seconds: what the probe took.
         overhead: share of the run's wall time so far that went into probing.
+        interval: steps until the next probe, as planned; 0 where none is.
         peak_bytes: by how much the probe raised the process's peak memory (0: it stayed below the training's own).
         trainer: the Trainer's own numbers as it logged them last (`TRAINER_KEYS`), for the alert rules.
     """
@@ -86,6 +87,7 @@ class Reading:
     prompts: int
     seconds: float = math.nan
     overhead: float = math.nan
+    interval: int = 0
     peak_bytes: int = 0
     trainer: dict[str, float] = field(default_factory=dict)
 

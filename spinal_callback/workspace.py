@@ -26,6 +26,7 @@ TRAINING = {
     "Reward of the chosen": "train/rewards/chosen",
     "Gradient norm": "train/grad_norm",
     "Overhead: share of wall time": "spinal/overhead",
+    "Steps until the next probe": "spinal/interval",
 }
 
 

@@ -111,9 +111,9 @@ def test_a_missing_field_is_named(record, field):
 
 def test_a_field_with_a_default_may_be_missing():
     data = json.loads(dump_record(reading()))
-    del data["overhead"], data["trainer"]
+    del data["overhead"], data["trainer"], data["interval"]
     again = parse_record(json.dumps(data))
-    assert math.isnan(again.overhead) and again.trainer == {}
+    assert math.isnan(again.overhead) and again.trainer == {} and again.interval == 0
 
 
 # --- the trace

@@ -17,7 +17,7 @@ from spinal_callback import MemorySink, SpinalCallback, attach, load_trace
 from spinal_callback.reporters import ReporterSink
 from spinal_callback.trackers import TrackioSink
 
-HEADLINES = {"alerts", "late_alpha", "late_transport", "displacement", "localization", "score", "overhead"}
+HEADLINES = {"alerts", "late_alpha", "late_transport", "displacement", "localization", "score", "overhead", "interval"}
 RUN = """
 import json, sys, twins
 from spinal_callback import attach

@@ -257,7 +257,8 @@ def test_the_interval_of_auto_is_restored(tmp_path, monkeypatch):
     monkeypatch.setattr(Schedule, "proposed", lambda self, *cost: 100)
     memory = MemorySink()
     part(tmp_path, twins.watcher(memory, every="auto"), until=8, resume=True)
-    assert [r["step"] for r in told(tmp_path)["readings"]] == [0, 3, 6, 8]
+    readings = told(tmp_path)["readings"]
+    assert [(r["step"], r["interval"]) for r in readings] == [(0, 3), (3, 3), (6, 100), (8, 100)]
     assert [r.step for r in memory.readings] == [6, 8]
 
 

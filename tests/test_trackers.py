@@ -21,7 +21,7 @@ from spinal_callback.wandb_sink import _rows
 
 # --- scalars
 
-HEADLINES = {"late_alpha", "late_transport", "displacement", "localization", "score", "overhead"}
+HEADLINES = {"late_alpha", "late_transport", "displacement", "localization", "score", "overhead", "interval"}
 
 
 def test_scalars_of_a_reading():

@@ -82,7 +82,16 @@ def test_readings_are_rows_of_their_own_on_the_trainers_axis(plain_and_watched):
 
 def test_metrics_are_defined_by_exact_names_layers_hidden(plain_and_watched):
     defined = {r["metric"]["name"]: r["metric"] for r in plain_and_watched[1] if "name" in r.get("metric", {})}
-    headline = {"late_alpha", "late_transport", "displacement", "localization", "score", "alerts", "overhead"}
+    headline = {
+        "late_alpha",
+        "late_transport",
+        "displacement",
+        "localization",
+        "score",
+        "alerts",
+        "overhead",
+        "interval",
+    }
     for name in headline:
         assert defined[f"spinal/{name}"]["step_metric"] == "train/global_step"
         assert "hidden" not in defined[f"spinal/{name}"]["options"]
