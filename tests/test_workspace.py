@@ -40,7 +40,7 @@ def test_the_spec_is_printed_without_a_network(no_network, capsys):
     assert {name: len(found) for name, found in panels(view).items()} == {
         "Is it healthy?": 6,
         "Layers": 4,
-        "Training": 5,
+        "Training": 6,
         "Every reading and layer": 1,
     }
 
@@ -48,7 +48,7 @@ def test_the_spec_is_printed_without_a_network(no_network, capsys):
 def test_every_curve_runs_over_the_trainers_steps_and_names_what_is_logged(capsys):
     view, logged = dry_run(capsys), set(scalars(reading(0))) | {"spinal/alerts"}
     curves = [p["config"] for found in panels(view).values() for p in found if p["viewType"] == "Run History Line Plot"]
-    assert len(curves) == 6 + 2 + 5 and {curve["xAxis"] for curve in curves} == {STEP}
+    assert len(curves) == 6 + 2 + 6 and {curve["xAxis"] for curve in curves} == {STEP}
     named = {name for curve in curves for name in curve.get("metrics", [])}
     assert {name for name in named if name.startswith("spinal/")} == {n for n in logged if "/layer_" not in n}
     patterns = [curve["metricRegex"] for curve in curves if curve.get("metricRegex")]
