@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ sys.path[:0] = [str(ROOT / "recipes"), str(ROOT / "scripts")]
 
 from reproduce_paper import prompts_of  # noqa: E402
 from smollm2 import smollm2  # noqa: E402
+from timing import seconds, use_processor_time  # noqa: E402
 
 from spinal_callback import SpinalConfig, audit  # noqa: E402
 from spinal_callback.checkpoints import find  # noqa: E402
@@ -40,6 +40,7 @@ def main() -> int:
     parser.add_argument("--num-prompts", type=int, default=512)
     parser.add_argument("--runs", type=int, default=3)
     args = parser.parse_args()
+    use_processor_time()
     path, rows = args.model or str(smollm2()), prompts_of(args.prompts, args.num_prompts)
     config = SpinalConfig(num_prompts=len(rows))
     passes = bare(path, rows, config)
@@ -68,12 +69,6 @@ def bare(path: str, rows: list[Any], config: SpinalConfig) -> Any:
             sampler.forward.states(sampler.forward.shares(), sampler.at_a_time["tokens"])
 
     return passes
-
-
-def seconds(work: Any) -> float:
-    began = time.process_time()
-    work()
-    return time.process_time() - began
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What a probe costs, against what the machine could do at best: `python scripts/bench_probe.py [PART ...]`.
 
-    stages    forward, lens, spectra, statistics, logging: time, and as a multiple of its floor
+    stages    forward, lens, spectra, statistics, logging: time, as a multiple of its floor, peak memory
     naive     the notebooks' way (all hidden states, softmax over the vocabulary at all positions of every layer)
     before    the whole probe against another commit's (`--before REF`, checked out into a temporary folder)
     training  how many training steps a probe takes as long as, and the share of wall time that makes
@@ -11,7 +11,7 @@
 SmolLM2-135M-Instruct (or `--model`) and the 64 probe prompts of the quickstart. Floors are counted products over the
 machine's own rate for them, measured again in each repeat; whatever is compared is measured in turn, and the figure is
 the median of the ratios. `--cpu-time` counts processor time of one thread instead of wall time: what other work on a
-shared machine takes is left out. Memory: `scripts/bench_memory.py`.
+shared machine takes is left out. Memory is what a stage adds at its highest; of whole processes: `bench_memory.py`.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import timing
 import torch
 from bench_memory import ROOT, load, naive
 from smollm2 import smollm2
+from timing import Work, in_turn, peak_mib, product, ratio
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from spinal_callback import MemorySink, SpinalCallback, SpinalConfig, ranks
@@ -42,35 +42,6 @@ from spinal_callback.prompts import PromptSet
 from spinal_callback.records import dump_record
 from spinal_callback.schedule import Cost, Schedule
 from spinal_callback.sources import SHIPPED
-
-CLOCK = time.perf_counter
-Work = Callable[[], Any]
-
-
-def seconds(work: Work) -> float:
-    began = CLOCK()
-    work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return CLOCK() - began
-
-
-def in_turn(repeats: int, **works: Work) -> dict[str, list[float]]:
-    """Seconds of each, taken in turn; the first round is not counted."""
-    for work in works.values():
-        work()
-    rounds = [{name: seconds(work) for name, work in works.items()} for _ in range(repeats)]
-    return {name: [r[name] for r in rounds] for name in works}
-
-
-def ratio(a: list[float], b: list[float]) -> float:
-    return statistics.median(x / y for x, y in zip(a, b, strict=True))
-
-
-def product(rows: int, width: int, columns: int, repeats: int = 8) -> tuple[Work, float]:
-    """A product as the probe's are, and its operations."""
-    a, b = torch.randn(rows, width), torch.randn(columns, width)
-    return lambda: [torch.mm(a, b.T) for _ in range(repeats)], 2.0 * rows * width * columns * repeats
 
 
 @torch.no_grad()
@@ -101,17 +72,17 @@ def stages(path: str, repeats: int) -> None:
         with open(Path(folder) / "trace.jsonl", "a", encoding="utf-8") as file:
             file.write(dump_record(first) + "\n")
 
-    took = in_turn(
-        repeats,
-        products=products,
-        bare=lambda: bare.states(parts, sampler.at_a_time["tokens"]),
-        forward=lambda: forward.states(parts, sampler.at_a_time["tokens"]),
-        lens=lambda: sampler._read_lens(hidden, parts[0], start),
-        spectra=lambda: sampler._contraction(hidden),
-        statistics=lambda: [measure(view) for measure in MEASURES.values()],
-        logging=log,
-        probe=lambda: probe.read(1),
-    )
+    works: dict[str, Work] = {
+        "bare": lambda: bare.states(parts, sampler.at_a_time["tokens"]),
+        "forward": lambda: forward.states(parts, sampler.at_a_time["tokens"]),
+        "lens": lambda: sampler._read_lens(hidden, parts[0], start),
+        "spectra": lambda: sampler._contraction(hidden),
+        "statistics": lambda: [measure(view) for measure in MEASURES.values()],
+        "logging": log,
+        "probe": lambda: probe.read(1),
+    }
+    took = in_turn(repeats, products=products, **works)
+    peaks = {name: statistics.median(peak_mib(work) for _ in range(repeats)) for name, work in works.items()}
     floors = {
         "bare": 2.0 * weights * real,
         "forward": 2.0 * weights * run,
@@ -119,13 +90,11 @@ def stages(path: str, repeats: int) -> None:
     }
     rate = [operations / t for t in took["products"]]
     print(f"products of matrices: {statistics.median(rate) / 1e9:.0f} GFLOP/s")
-    print(f"{'':22}{'seconds':>9}{'floor':>9}{'times its floor':>17}")
-    for name, times in took.items():
-        if name == "products":
-            continue
+    print(f"{'':12}{'seconds':>9}{'MiB':>7}{'floor':>9}{'times its floor':>17}")
+    for name, peak in peaks.items():
         floor = [floors[name] / r for r in rate] if name in floors else None
-        figures = f"{statistics.median(floor):>9.3f}{ratio(times, floor):>17.2f}" if floor else ""
-        print(f"{name:22}{statistics.median(times):>9.4f}{figures}")
+        figures = f"{statistics.median(floor):>9.3f}{ratio(took[name], floor):>17.2f}" if floor else ""
+        print(f"{name:12}{statistics.median(took[name]):>9.4f}{peak:>7.0f}{figures}")
     print(f"whole probe / bare forward over the same prompts: {ratio(took['probe'], took['bare']):.2f}", flush=True)
 
 
@@ -183,7 +152,7 @@ def training(path: str, repeats: int) -> None:
 
     class Steps(TrainerCallback):
         def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-            times.append(CLOCK())
+            times.append(timing.clock())
 
     files = ROOT / "recipes" / "data" / "preferences.jsonl", SHIPPED
     pairs, probes = (load_dataset("json", data_files=str(file), split="train") for file in files)
@@ -259,13 +228,13 @@ def scaling(repeats: int) -> None:
             print(f"  {name} {value}: {one(**{name: value}):.3f}", flush=True)
 
 
-def on_ranks(repeats: int, world: int) -> None:
+def on_ranks(repeats: int, world: int, cpu_time: bool) -> None:
     """Seconds of a probe on one process and on `world`, one thread each."""
     took = []
     for n in (1, world):
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={n}", __file__]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        command += ["one-rank", "--repeats", str(repeats), *["--cpu-time"] * (CLOCK is time.process_time)]
+        command += ["one-rank", "--repeats", str(repeats), *["--cpu-time"] * cpu_time]
         out = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
         took.append(json.loads(out.splitlines()[-1]))
     print(f"one process {took[0]:.2f} s, {world} {took[1]:.2f} s: {took[0] / took[1]:.2f} times", flush=True)
@@ -298,7 +267,6 @@ def on_gpu(repeats: int) -> None:
 
 
 def main() -> int:
-    global CLOCK
     parts = ("stages", "naive", "before", "training", "scaling", "ranks", "gpu")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help="which to run; all if left out")
@@ -311,7 +279,8 @@ def main() -> int:
     parser.add_argument("--ranks", type=int, default=2, help="processes beside one")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    CLOCK = time.process_time if args.cpu_time else time.perf_counter
+    if args.cpu_time:
+        timing.use_processor_time()
     path = args.model or str(smollm2())
     todo: dict[str, Work] = {
         "stages": lambda: stages(path, args.repeats),
@@ -319,7 +288,7 @@ def main() -> int:
         "before": lambda: against_before(path, args.repeats, args.before),
         "training": lambda: training(path, args.repeats),
         "scaling": lambda: scaling(args.repeats),
-        "ranks": lambda: on_ranks(args.repeats, args.ranks),
+        "ranks": lambda: on_ranks(args.repeats, args.ranks, args.cpu_time),
         "gpu": lambda: on_gpu(args.repeats),
         "one-rank": lambda: one_rank(args.repeats),
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -109,9 +108,8 @@ def _alerts(walk: Walk) -> list[Alert]:
     for reading in walk.readings:
         for alert in detector.update(reading):
             calm = detector.calm(alert.rule)
-            good = f"checkpoint-{calm}" if calm in walk.plan and calm > 0 else ""
-            action = f"{alert.action}, or go back to {good}" if good else alert.action
-            alerts.append(dataclasses.replace(alert, last_good=good, action=action))
+            saved = calm > 0 and calm in walk.plan
+            alerts.append(alert.going_back_to(f"checkpoint-{calm}") if saved else alert)
     return alerts
 
 

@@ -234,9 +234,7 @@ class SpinalCallback(TrainerCallback):
         calm = self._detector.calm(alert.rule)
         names = [f"checkpoint-{step}" for step in self._checkpoints if step <= calm]
         kept = [name for name in names if (Path(self._folder) / name).is_dir()]
-        if not kept:
-            return alert
-        return dataclasses.replace(alert, last_good=kept[-1], action=f"{alert.action}, or go back to {kept[-1]}")
+        return alert.going_back_to(kept[-1]) if kept else alert
 
     def _act(self, alert: Alert, control: TrainerControl) -> None:
         if self.config.save_on_alert and not self._saved_for_alert:

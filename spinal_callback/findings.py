@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from .records import Alert, Reading, Trace, null_for_nan
+from .records import Alert, Reading, Trace, import_pandas, null_for_nan
 from .terminal import alert_line, line
 
 LEVEL = 0.05  # chance of any false "significant" among all layers of a comparison
@@ -85,10 +85,7 @@ class Changes:
         Raises:
             ImportError: pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise ImportError("to_pandas needs pandas: pip install pandas") from error
+        pandas = import_pandas()
         rows = [_row("alpha", a) | _row("transport", t) for a, t in zip(self.alpha, self.transport, strict=True)]
         return pandas.DataFrame(rows, index=pandas.RangeIndex(1, len(rows) + 1, name="layer"))
 

@@ -115,6 +115,10 @@ class Alert:
 
     kind = "alert"
 
+    def going_back_to(self, checkpoint: str) -> Alert:
+        """The same alert, naming a checkpoint as the last good one."""
+        return dataclasses.replace(self, last_good=checkpoint, action=f"{self.action}, or go back to {checkpoint}")
+
 
 NO_HEADER = "a trace begins with its header"
 Record = Header | Reading | Alert
@@ -142,10 +146,7 @@ class Trace:
         Raises:
             ImportError: pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise ImportError("to_pandas needs pandas: pip install pandas") from error
+        pandas = import_pandas()
         frame = pandas.DataFrame([_row(reading) for reading in self.readings])
         return frame.set_index("step") if self.readings else frame
 
@@ -154,6 +155,14 @@ class Trace:
         from .report import notebook  # drawing costs nothing to those who only read
 
         return notebook(self.to_json()) if self.readings else None
+
+
+def import_pandas() -> Any:
+    try:
+        import pandas
+    except ImportError as error:
+        raise ImportError("to_pandas needs pandas: pip install pandas") from error
+    return pandas
 
 
 def _row(reading: Reading) -> dict[str, Any]:
