@@ -1,4 +1,4 @@
-"""Where a causal language model keeps its layers, final norm and live unembedding; how to read them; the logit lens.
+"""Where a causal language model keeps its layers, final norm and live unembedding; how to read hidden states.
 
 No ladder of class names: transformers' own accessors, a short list of names for the final norm and for what may follow
 the unembedding, and a proof (`proof.py`): the lens at the last layer must equal the logits that the model returns.
@@ -17,8 +17,6 @@ import torch
 from torch import Tensor, nn
 
 NORM_NAMES = ("norm", "final_layernorm", "ln_f", "final_layer_norm", "final_norm", "norm_f", "ln_out", "embedding_norm")
-
-NARROWEST = 256  # tokens of the vocabulary that a matrix product should have to be fast
 
 Finish = Callable[[Tensor], Tensor]
 Gathered = Callable[[nn.Module], contextlib.AbstractContextManager[None]]
@@ -198,53 +196,5 @@ def stack_states(kept: list[Tensor | None]) -> Tensor:
     return torch.stack([h.to(kept[-1].device) for h in kept])  # type: ignore[union-attr]
 
 
-# --- the logit lens --------------------------------------------------------------------------------------------------
-
-
-def row_blocks(anatomy: Anatomy, states: Tensor, block: int) -> list[slice]:
-    """Splits the rows of `[L, R, d]` states for `lens_chunks`: one pass over the unembedding each.
-
-    As many rows as leave room in `block` logits for `NARROWEST` tokens, or for all where the head is called whole.
-    """
-    layers, rows, _ = states.shape
-    step = max(block // (layers * (NARROWEST if _is_plain(anatomy.head) else anatomy.vocabulary)), 1)
-    return [slice(start, min(start + step, rows)) for start in range(0, max(rows, 1), max(step, 1))]
-
-
-def lens_chunks(anatomy: Anatomy, states: Tensor, block: int) -> Iterator[tuple[slice, Tensor]]:
-    """The logit lens `finish(unembed(final_norm(h)))` in float32; all layers share each chunk of the unembedding.
-
-    Args:
-        states: `[L, R, d]` in the model's dtype.
-        block: logits held at a time, at most.
-
-    Yields:
-        slice of the vocabulary, logits `[L, R, c]`.
-    """
-    # `forward`, not a call: the hooks of FSDP2 would shard weights that `ranks.whole` has gathered
-    x = anatomy.norm.forward(states.to(_device(anatomy.norm, states.device)))
-    if not _is_plain(anatomy.head):  # LoRA or quantization around it: `.weight` is not the whole story
-        z = anatomy.finish(anatomy.head.forward(x.to(_device(anatomy.head, x.device))).float())
-        yield slice(0, z.shape[-1]), z
-        return
-    weight, bias = anatomy.head.weight, anatomy.head.bias
-    x = x.to(weight.device).float()
-    chunk = max(block // max(x.shape[0] * x.shape[1], 1), 1)
-    chunk -= chunk % NARROWEST if chunk > NARROWEST else 0  # uneven widths are a fifth slower
-    for start in range(0, weight.shape[0], chunk):
-        part = slice(start, min(start + chunk, weight.shape[0]))
-        offset = None if bias is None else bias[part].float()
-        yield part, anatomy.finish(nn.functional.linear(x, weight[part].float(), offset))
-
-
 def identity(z: Tensor) -> Tensor:
     return z
-
-
-def _is_plain(head: nn.Module) -> bool:
-    return type(head) is nn.Linear
-
-
-def _device(module: nn.Module, otherwise: torch.device) -> torch.device:
-    # OLMo's norm has no weights; those that accelerate brings for a call alone are on "meta" until then
-    return next((p.device for p in module.parameters() if p.device.type != "meta"), otherwise)

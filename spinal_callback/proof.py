@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .anatomy import Anatomy, Finish, identity, kept_states, lens_chunks, stack_states
+from .anatomy import Anatomy, Finish, identity, kept_states, stack_states
+from .lens import lens_chunks
 
 SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap")  # Gemma 2, RecurrentGemma: cap * tanh(z / cap)
 SCALES = (

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from . import anatomy, measures, proof, ranks
+from . import anatomy, lens, measures, proof, ranks
 from .config import SpinalConfig
 from .forward import Forward, raise_first
 from .prompts import PromptSet
@@ -180,7 +180,7 @@ class Sampler:
         owner = torch.arange(len(own)).repeat_interleave(counts)
         first = counts.cumsum(0) - counts
         parts = []
-        for rows in anatomy.row_blocks(self.anatomy, states, self.at_a_time["logits"]):
+        for rows in lens.row_blocks(self.anatomy, states, self.at_a_time["logits"]):
             firsts = first[(first >= rows.start) & (first < rows.stop)]
             known = None if reference is None else reference.logits[numbers[owner[firsts]]]
             parts.append(self._read_block(states[:, rows], firsts - rows.start, known))
@@ -195,7 +195,7 @@ class Sampler:
         path, moved = measures.FisherRaoStream(), measures.FisherRaoStream()
         best = measures.TopTokens(self._config.top_k) if self._config.top_k else None
         bad, logits = torch.zeros(1, dtype=torch.long, device=states.device), []
-        for cols, z in anatomy.lens_chunks(self.anatomy, states, self.at_a_time["logits"]):
+        for cols, z in lens.lens_chunks(self.anatomy, states, self.at_a_time["logits"]):
             path.update(z)
             bad = bad + (~z[-1].isfinite()).sum().to(bad.device)
             final = z[-1, firsts.to(z.device)]
@@ -217,7 +217,7 @@ class Sampler:
 
     def _over_top(self, states: Tensor, union: Tensor) -> Tensor:
         stream = measures.FisherRaoStream()
-        for cols, z in anatomy.lens_chunks(self.anatomy, states, self.at_a_time["logits"]):
+        for cols, z in lens.lens_chunks(self.anatomy, states, self.at_a_time["logits"]):
             stream.update(z.where(union[:, cols], -torch.inf))
         return stream.distances()
 

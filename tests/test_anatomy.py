@@ -4,42 +4,16 @@ import copy
 
 import peft
 import pytest
-import reference
 import tiny
 import torch
 import transformers as hf
 from architectures import ARCHITECTURES, FEW, LLAMA_LIKE, WEIGHTLESS, Architecture
+from reads import LLAMA, PROMPTS, assert_near, lens, proven, states, truth
 
-from spinal_callback import anatomy, proof
-from spinal_callback.undisturbed import undisturbed
+from spinal_callback import anatomy
+from spinal_callback.lens import lens_chunks
 
-PROMPTS = [[11, 42, 7], [90, 3, 55, 21, 8, 33, 61, 12, 29, 40, 77], [64], [5, 9, 30, 17, 8, 44, 2, 71]]
-LLAMA = ARCHITECTURES["llama"]
 NAMES = pytest.mark.parametrize("name", ARCHITECTURES)
-
-
-def proven(model):
-    found = anatomy.locate(model)
-    with undisturbed(model):
-        h, logits = proof.observe(model, found, PROMPTS[1][:6], torch.device("cpu"))
-        proof.prove(model.config, found, h, logits)
-    return found
-
-
-def states(model, found, prompts=PROMPTS, pad=0, more=0):
-    """`[L, N, d]` at the last tokens, from one right-padded batch."""
-    longest = max(map(len, prompts)) + more
-    ids = torch.tensor([p + [pad] * (longest - len(p)) for p in prompts])
-    mask = torch.tensor([[1] * len(p) + [0] * (longest - len(p)) for p in prompts])
-    where = torch.arange(len(prompts)), torch.tensor([len(p) - 1 for p in prompts])
-    with undisturbed(model), anatomy.kept_states(found.layers, where, longest) as kept:
-        found.forward(input_ids=ids, attention_mask=mask, use_cache=False)
-    return anatomy.stack_states(kept)
-
-
-def lens(model, found, h, block=100):
-    with undisturbed(model):
-        return torch.cat([z for _, z in anatomy.lens_chunks(found, h, block)], -1)
 
 
 def read(model, prompts=PROMPTS):
@@ -47,20 +21,9 @@ def read(model, prompts=PROMPTS):
     return lens(model, found, states(model, found, prompts))
 
 
-def truth(model, arch=LLAMA, prompts=PROMPTS):
-    trace = reference.reference_trace(model, prompts, arch.layers_of, arch.norm_of, arch.head_of, arch.finish)
-    return torch.tensor(trace["h"]), torch.tensor(trace["z"])
-
-
 def own_logits(model, prompts=PROMPTS):
     with torch.no_grad():
         return torch.stack([model(input_ids=torch.tensor([p]), use_cache=False).logits[0, -1] for p in prompts])
-
-
-def assert_near(got, want, tolerance=2e-5):
-    """The largest error, as a share of the largest value."""
-    assert got.shape == want.shape
-    assert (got.double() - want.double()).abs().max() <= tolerance * want.abs().max()
 
 
 def differ(a, b, least=0.05):
@@ -77,7 +40,7 @@ def test_lens_equals_the_hand_made_one_at_every_layer(name):
     found = proven(model)
     h, z = truth(model, arch)
     kept = states(model, found)
-    assert len(list(anatomy.lens_chunks(found, kept, 100))) > 5, "the vocabulary was not split"
+    assert len(list(lens_chunks(found, kept, 100))) > 5, "the vocabulary was not split"
     assert_near(kept, h)
     assert_near(lens(model, found, kept), z)
     assert_near(lens(model, found, kept)[-1], own_logits(model))
@@ -167,21 +130,6 @@ def test_lens_reads_the_adapted_model(name):
     assert found.name == "LlamaForCausalLM"
     with model.disable_adapter():
         assert_near(lens(model, found, states(model, found)), z0)
-
-
-def test_a_wrapped_head_is_called_in_blocks_of_rows():
-    model = with_adapter(LLAMA.build(), target_modules=["lm_head"])
-    found = proven(model)
-    kept = states(model, found)
-    blocks = anatomy.row_blocks(found, kept, block=2 * kept.shape[0] * found.vocabulary)
-    assert blocks == [slice(0, 2), slice(2, 4)]
-    assert anatomy.row_blocks(found, kept, block=1) == [slice(i, i + 1) for i in range(4)]
-    parts = [lens(model, found, kept[:, rows]) for rows in blocks]
-    assert_near(torch.cat(parts, dim=1), truth(copy.deepcopy(model).merge_and_unload())[1])
-    plain = proven(LLAMA.build())
-    for rows, blocks in ((4, 1), (2, 2), (1, 4)):  # a plain one in pieces of the vocabulary that are not too narrow
-        assert len(anatomy.row_blocks(plain, kept, block=rows * kept.shape[0] * anatomy.NARROWEST)) == blocks
-    assert anatomy.row_blocks(plain, kept, block=1) == [slice(i, i + 1) for i in range(4)]
 
 
 def test_virtual_tokens_shift_the_index():

@@ -11,7 +11,7 @@ import torch
 from architectures import DEPTH, deep
 from peft import get_peft_model
 
-from spinal_callback import anatomy, sample
+from spinal_callback import lens, sample
 from spinal_callback.config import SpinalConfig
 from spinal_callback.probe import Probe
 from spinal_callback.prompts import PromptSet
@@ -77,7 +77,7 @@ def test_out_of_memory_in_the_lens_halves_its_pieces_and_reads_the_same(monkeypa
     if adapted:
         model = get_peft_model(model, tiny.lora(target_modules=["lm_head"])).eval()
     calm = probe_of(model).read(0)
-    probe, sizes, chunks = probe_of(model), [], anatomy.lens_chunks
+    probe, sizes, chunks = probe_of(model), [], lens.lens_chunks
     room = 4 * 100 * DEPTH  # logits: those of four rows
 
     def tight(found, states, block):
@@ -87,7 +87,7 @@ def test_out_of_memory_in_the_lens_halves_its_pieces_and_reads_the_same(monkeypa
                 torch.empty(1 << 62, dtype=torch.uint8)  # as much as no machine has
             yield cols, z
 
-    monkeypatch.setattr(anatomy, "lens_chunks", tight)
+    monkeypatch.setattr(lens, "lens_chunks", tight)
     assert_same(probe.read(0), calm)
     assert sizes[0] > room and max(sizes[-3:]) <= room
     failed = len(sizes)

@@ -22,7 +22,7 @@ from trl import DPOConfig, DPOTrainer
 from twins import language_rows
 from worker import RANK, Seen, failing_in_layer_5, main, outcome
 
-from spinal_callback import anatomy, ranks, sample
+from spinal_callback import lens, ranks, sample
 from spinal_callback.sample import Sampler
 
 SMALL_BATCH = 35  # tokens: one rank has more batches of the probe than the other
@@ -241,7 +241,7 @@ def zero3_fails_as_it_comes(folder):
 def zero3_gathered(folder):
     """How many elements of the policy are whole at most, at any time in the probe, and how many after it."""
     seen = {"in layers": 0, "in lens": 0, "after": 0}
-    probe, lens = {"prove": Sampler._prove, "sample": Sampler.sample}, anatomy.lens_chunks
+    probe, real_chunks = {"prove": Sampler._prove, "sample": Sampler.sample}, lens.lens_chunks
 
     def count(model, where):
         held = [p for p in model.parameters() if getattr(p, "ds_status", None) != ZeroParamStatus.NOT_AVAILABLE]
@@ -251,17 +251,17 @@ def zero3_gathered(folder):
     def counted(real):
         def wrapper(self, *args, **kwargs):
             def chunks(*a):
-                for item in lens(*a):
+                for item in real_chunks(*a):
                     count(self._model, "in lens")
                     yield item
 
-            anatomy.lens_chunks = chunks
+            lens.lens_chunks = chunks
             # of every module, and before its own hooks: what it needs is still gathered
             handle = register_module_forward_hook(lambda *_: count(self._model, "in layers"))
             try:
                 return real(self, *args, **kwargs)
             finally:
-                anatomy.lens_chunks = lens
+                lens.lens_chunks = real_chunks
                 handle.remove()
                 count(self._model, "after")
 
