@@ -215,17 +215,18 @@ def random_prompts(count: int, tokens: int = 40) -> PromptSet:
 
 
 def scaling(repeats: int) -> None:
-    def one(count: int = 64, **shape: int) -> float:
+    def one(count: int = 64, **shape: int) -> str:
         probe = Probe(random_model(**shape), random_prompts(count), SpinalConfig(num_prompts=count))
         probe.read(0)
-        return statistics.median(in_turn(max(repeats // 2, 1), probe=lambda: probe.read(1))["probe"])
+        took = statistics.median(in_turn(max(repeats // 2, 1), probe=lambda: probe.read(1))["probe"])
+        return f"{took:.3f} s, {peak_mib(lambda: probe.read(1)):.0f} MiB"
 
-    base = one()
-    print("seconds of a probe, 8 layers of width 256, 64 prompts of 40 tokens, 32,000 tokens, unless said")
-    print(f"  as said {base:.3f}")
+    print("a probe, and what it takes beyond model and reference; 8 layers of width 256, 64 prompts of 40 tokens,")
+    print("a vocabulary of 32,000, unless said")
+    print(f"  as said: {one()}")
     for name, values in (("count", (16, 256, 1024)), ("layers", (16, 32)), ("vocabulary", (65_536, 131_072, 262_144))):
         for value in values:
-            print(f"  {name} {value}: {one(**{name: value}):.3f}", flush=True)
+            print(f"  {name} {value}: {one(**{name: value})}", flush=True)
 
 
 def on_ranks(repeats: int, world: int, cpu_time: bool) -> None:
