@@ -9,23 +9,23 @@ import worker
 
 from spinal_callback import audit
 from spinal_callback.cli import main
-from spinal_callback.sample import Sampler
+from spinal_callback.forward import Forward
 
 PLACE = Path(os.environ.get("PLACE", "."))
 
 
 def audits(folder):
     """Through Python, then the command, then the command used wrongly."""
-    rows, real = [], Sampler._run
+    rows, real = [], Forward.states
 
-    def run(self, shares):
-        states = real(self, shares)
+    def counted(self, parts, budget):
+        states = real(self, parts, budget)
         rows.append(states.shape[1])
         return states
 
-    Sampler._run = run
+    Forward.states = counted
     found = audit(PLACE / "new", PLACE / "base", PLACE / "prompts.jsonl")
-    Sampler._run = real
+    Forward.states = real
     words = ["audit", str(PLACE / "new"), "--base", str(PLACE / "base"), "--prompts", str(PLACE / "prompts.jsonl")]
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out):
