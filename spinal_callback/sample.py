@@ -182,16 +182,16 @@ class Sampler:
         parts = []
         for rows in lens.row_blocks(self.anatomy, states, self.at_a_time["logits"]):
             firsts = first[(first >= rows.start) & (first < rows.stop)]
-            known = None if reference is None else reference.logits[numbers[owner[firsts]]]
-            parts.append(self._read_block(states[:, rows], firsts - rows.start, known))
+            whose = numbers[owner[firsts]]
+            parts.append(self._read_block(states[:, rows], firsts - rows.start, whose, reference))
         read = {name: torch.cat([part[name] for part in parts], dim=-1) for name in parts[0]}
         for name in ("transport", "entropy"):  # from rows to prompts
             mean = read[name].new_zeros(*read[name].shape[:-1], len(own))
             read[name] = mean.index_add_(-1, owner.to(mean.device), read[name]) / counts.to(mean.device)
         return {**read, "bad_logits": read["bad_logits"].sum()}
 
-    def _read_block(self, states: Tensor, firsts: Tensor, known: Tensor | None) -> dict[str, Tensor]:
-        """The same for a block of rows. `firsts`: rows that begin a prompt; `known`: `[n, V]` reference logits."""
+    def _read_block(self, states: Tensor, firsts: Tensor, whose: Tensor, reference: Sample | None) -> dict[str, Tensor]:
+        """The same for a block of rows. `firsts`: those that begin a prompt; `whose`: the numbers of these prompts."""
         path, moved = measures.FisherRaoStream(), measures.FisherRaoStream()
         best = measures.TopTokens(self._config.top_k) if self._config.top_k else None
         bad, logits = torch.zeros(1, dtype=torch.long, device=states.device), []
@@ -199,10 +199,10 @@ class Sampler:
             path.update(z)
             bad = bad + (~z[-1].isfinite()).sum().to(bad.device)
             final = z[-1, firsts.to(z.device)]
-            if known is None:
+            if reference is None:
                 logits.append(final.T)
             else:
-                moved.update(torch.stack([known[:, cols].to(z.device), final]))
+                moved.update(torch.stack([reference.logits[whose, cols].to(z.device), final]))
             if best is not None:
                 best.update(z, cols.start)
         transport = path.distances() if best is None else self._over_top(states, best.union(cols.stop))
@@ -210,8 +210,8 @@ class Sampler:
         return {
             "transport": transport,
             "entropy": path.entropy(),
-            "displacement": still if known is None else moved.distances()[0],
-            "logits": torch.cat(logits) if known is None else transport.new_zeros(0, len(firsts)),
+            "displacement": still if reference is None else moved.distances()[0],
+            "logits": torch.cat(logits) if reference is None else transport.new_zeros(0, len(firsts)),
             "bad_logits": bad,
         }
 
