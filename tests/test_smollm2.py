@@ -36,7 +36,7 @@ def exponents(h, eps):
 
 
 def test_float32_against_float64(smollm2):
-    """A float32 pass rounds: how prompts are batched alone moves layer 1's exponent by 1e-6.
+    """A float32 pass rounds: layer 1's exponent is off by about 1e-6, more or less as prompts are batched.
 
     Where that passes the limit, ours may be little further off than states of one prompt at a time, read exactly.
     """
