@@ -78,11 +78,11 @@ class Forward:
 
     def states(self, parts: list[list[int]], budget: int) -> Tensor:
         """`[L, R, d]` of this rank's part of the prompts, in its order; `budget`: tokens of a batch at most."""
-        plans = [self._plan(part, budget) for part in parts]
-        plan = plans[ranks.rank()]
+        plan = self._plan(parts[ranks.rank()], budget)
         own = len(plan)
-        needed = max(map(len, plans)) if self._sharded else 1  # a sharded forward is a collective: all run as many
-        plan = plan + [Batch([min(range(len(self._ids)), key=lambda i: len(self._ids[i]))])] * (needed - own)
+        # a sharded forward is a collective: all run as many batches as the rank that has most
+        most = max(len(self._plan(part, budget)) for part in parts) if self._sharded else 1
+        plan = plan + [Batch([min(range(len(self._ids)), key=lambda i: len(self._ids[i]))])] * (most - own)
         inputs = ranks.together(lambda: [self._inputs(batch) for batch in plan], self._device)
         begun = self._begin(self.start) if any(batch.skip for batch in plan) else None
         with self.survival() as failures:

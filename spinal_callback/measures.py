@@ -51,7 +51,7 @@ def rounding_floor(h: Tensor) -> Tensor:
     return norm * max(of_data, max(n, d) * torch.finfo(torch.float64).eps)
 
 
-def gram(h: Tensor, weight: Tensor | None = None) -> Tensor:
+def gram(h: Tensor) -> Tensor:
     """Gram matrix of the smaller side of the centred rows, float64: `[..., N, d] -> [..., N, N]` or `[..., d, d]`.
 
     A taller side is summed up `ROWS` rows at a time: what it takes beside `h` is O(d^2), whatever N.
