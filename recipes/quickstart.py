@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 
 from spinal_callback import SpinalCallback
-from spinal_callback.sources import SHIPPED
+from spinal_callback.probe.prompt_files import SHIPPED
 
 DATA = Path(__file__).parent / "data"
 

@@ -26,9 +26,9 @@ from smollm2 import smollm2  # noqa: E402
 from timing import seconds, use_processor_time  # noqa: E402
 
 from spinal_callback import SpinalConfig, audit  # noqa: E402
-from spinal_callback.checkpoints import find  # noqa: E402
-from spinal_callback.probe import Probe  # noqa: E402
-from spinal_callback.prompts import collect  # noqa: E402
+from spinal_callback.auditing.checkpoints import find  # noqa: E402
+from spinal_callback.probe.probe import Probe  # noqa: E402
+from spinal_callback.probe.prompts import collect  # noqa: E402
 
 LIMIT = 1.3
 

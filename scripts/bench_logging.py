@@ -23,9 +23,9 @@ os.environ |= {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
 import wandb
 
 from spinal_callback import MemorySink, Reading
-from spinal_callback.recorder import Recorder
 from spinal_callback.records import Header
-from spinal_callback.wandb_sink import WandbSink, _draw
+from spinal_callback.sinks.recorder import Recorder
+from spinal_callback.sinks.wandb import WandbSink, _draw
 
 
 def header(layers: int) -> Header:

@@ -35,8 +35,11 @@ sys.path[:0] = [str(ROOT / "recipes"), str(ROOT / "tests")]
 
 from smollm2 import smollm2  # noqa: E402
 
-from spinal_callback import MemorySink, SpinalCallback, anatomy, ranks, sample  # noqa: E402
-from spinal_callback.sources import SHIPPED  # noqa: E402
+from spinal_callback import MemorySink, SpinalCallback  # noqa: E402
+from spinal_callback.distributed import collectives as ranks  # noqa: E402
+from spinal_callback.probe import model_parts as anatomy  # noqa: E402
+from spinal_callback.probe import sample  # noqa: E402
+from spinal_callback.probe.prompt_files import SHIPPED  # noqa: E402
 
 LEAST, SHARE = 128.0, 0.03  # the probe may add this many MiB, or this share of the training peak
 STEPS = 2

@@ -36,12 +36,13 @@ from smollm2 import smollm2
 from timing import Work, in_turn, peak_mib, product, ratio
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from spinal_callback import MemorySink, SpinalCallback, SpinalConfig, ranks
-from spinal_callback.probe import MEASURES, Probe, View
-from spinal_callback.prompts import PromptSet
+from spinal_callback import MemorySink, SpinalCallback, SpinalConfig
+from spinal_callback.distributed import collectives as ranks
+from spinal_callback.probe.probe import MEASURES, Probe, View
+from spinal_callback.probe.prompt_files import SHIPPED
+from spinal_callback.probe.prompts import PromptSet
 from spinal_callback.records import dump_record
-from spinal_callback.schedule import Cost, Schedule
-from spinal_callback.sources import SHIPPED
+from spinal_callback.trainer.schedule import Cost, Schedule
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-PAIRS, PROBES = "recipes/data/preferences.jsonl", "spinal_callback/prompts.jsonl"
+PAIRS, PROBES = "recipes/data/preferences.jsonl", "spinal_callback/probe/prompts.jsonl"
 LEAST = {PAIRS: 240, PROBES: 64}
 ALIKE = 0.75  # share of words (Jaccard) from which two prompts count as the same question
 INSULTS = {"idiot", "stupid", "moron", "dumb", "loser", "hell", "damn", "crap", "kill", "hate", "ugly", "fool", "jerk"}

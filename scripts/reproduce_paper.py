@@ -23,9 +23,9 @@ sys.path.insert(0, str(ROOT / "recipes"))
 from smollm2 import smollm2  # noqa: E402
 
 from spinal_callback import audit  # noqa: E402
-from spinal_callback.findings import Audit  # noqa: E402
+from spinal_callback.auditing.results import Audit  # noqa: E402
+from spinal_callback.probe.prompt_files import SHIPPED, load_prompts  # noqa: E402
 from spinal_callback.records import Record, dump_record  # noqa: E402
-from spinal_callback.sources import SHIPPED, load_prompts  # noqa: E402
 
 PAIRS = {  # base, aligned: hub ids
     "phi-2": ("microsoft/phi-2", "lxuechen/phi-2-dpo"),

@@ -1,25 +1,24 @@
 """SPINAL for DPO: how alignment reshapes a policy, layer by layer (arXiv 2601.06238). The public names, no more."""
 
-__version__ = "0.1.0"  # before the imports: the callback writes it into the trace
-
 import importlib
 from typing import TYPE_CHECKING, Any
 
 from .config import SpinalConfig
 from .records import Alert, Reading, load_trace
-from .sinks import MemorySink
+from .sinks.base import MemorySink
+from .version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from .auditing import audit
-    from .callback import SpinalCallback
-    from .comparing import compare
-    from .reporters import attach
+    from .auditing.audit import audit
+    from .auditing.compare import compare
+    from .trainer.attach import attach
+    from .trainer.callback import SpinalCallback
 
 LATER = {
-    "SpinalCallback": ".callback",
-    "attach": ".reporters",
-    "audit": ".auditing",
-    "compare": ".comparing",
+    "SpinalCallback": ".trainer.callback",
+    "attach": ".trainer.attach",
+    "audit": ".auditing.audit",
+    "compare": ".auditing.compare",
 }
 __all__ = [
     "Alert",
@@ -32,6 +31,10 @@ __all__ = [
     "compare",
     "load_trace",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *LATER})
 
 
 def __getattr__(name: str) -> Any:

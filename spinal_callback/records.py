@@ -152,7 +152,7 @@ class Trace:
 
     def _repr_html_(self) -> str | None:
         """What a notebook shows: the report. None, and so the plain text, where there is nothing to draw yet."""
-        from .report import notebook  # drawing costs nothing to those who only read
+        from .report.page import notebook  # drawing costs nothing to those who only read
 
         return notebook(self.to_json()) if self.readings else None
 

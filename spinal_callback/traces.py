@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .records import Trace, load_trace
-from .report import check
+from .report.page import check
 
 
 def load_sound(path: str | Path) -> Trace:

@@ -1,4 +1,4 @@
-"""The picture of the package, enforced: who may import whom, and the list of logged names that users read."""
+"""The picture of the package, enforced: which package may import which, who may use torch, which names are logged."""
 
 import ast
 import re
@@ -6,159 +6,124 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_records import reading
+from builders import reading
 
 import spinal_callback
 from spinal_callback import SpinalCallback
-from spinal_callback.logged import scalars
+from spinal_callback.sinks.logged_values import scalars
 
 PACKAGE = Path(spinal_callback.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# A module, and which of ours it may import. A new module is a row here and in the README's picture.
-OURS = {
-    "report": "",
-    "records": "report",
+# A package (or a module at the top), and which of ours it may import. spinal_callback/README.md shows the same.
+MAY_IMPORT = {
+    "version": "",
+    "files": "",
+    "run_folder": "",
+    "distributed": "",
+    "records": "run_folder",
+    "traces": "records run_folder",
     "config": "records",
-    "measures": "",
-    "anatomy": "",
-    "ranks": "",
-    "prompts": "",
-    "schedule": "",
-    "undisturbed": "ranks",
-    "trajectory": "records",
-    "rules": "trajectory",
-    "drift": "records rules trajectory",
-    "calibrate": "drift records rules",
-    "history": "records",
-    "pictures": "records",
-    "logged": "records",
-    "sinks": "history output records report",
-    "wandb_sink": "history logged pictures records",
-    "trackio_sink": "history logged pictures records",
-    "trackers": "trackio_sink wandb_sink",
-    "recorder": "logged records sinks terminal trackers",
-    "terminal": "history records",
-    "lens": "anatomy",
-    "proof": "anatomy lens",
-    "batches": "",
-    "forward": "anatomy batches prompts proof ranks",
-    "sample": "anatomy config forward lens measures prompts proof ranks undisturbed",
-    "probe": "__init__ anatomy config measures prompts ranks records sample undisturbed",
-    "traces": "records report",
-    "sources": "",
-    "checkpoints": "",
-    "findings": "records terminal",
-    "significance": "findings measures records sample",
-    "walk": "anatomy checkpoints config probe prompts ranks records sample sources",
-    "auditing": "checkpoints config drift findings ranks records significance walk",
-    "comparing": "checkpoints config findings records significance traces walk",
-    "callback": "__init__ anatomy calibrate config drift probe prompts ranks recorder records schedule sinks terminal"
-    " undisturbed",
-    "output": "",
-    "workspace": "logged",
-    "cli_workspace": "workspace",
-    "cli": "__init__ cli_audit cli_trace cli_workspace",
-    "cli_audit": "auditing comparing output ranks records",
-    "cli_trace": "calibrate drift output records report rules terminal traces",
-    "reporters": "callback config logged recorder records sinks trackers",
-    "__init__": "auditing callback comparing config records reporters sinks",
+    "alerts": "records traces",
+    "report": "records traces run_folder",
+    "probe": "distributed config records version",
+    "sinks": "records traces report files run_folder",
+    "trainer": "probe alerts sinks distributed config records run_folder",
+    "auditing": "probe alerts report distributed config records traces run_folder",
+    "cli": "alerts auditing config distributed files probe records report run_folder sinks traces version",
+    "__init__": "auditing config records sinks trainer traces version",
 }
-# A module, and what it may import beside the standard library and ours; on any level, functions included.
-FOREIGN = {
-    "measures": {"torch"},
-    "anatomy": {"torch", "transformers", "trl"},
-    "lens": {"torch"},
-    "proof": {"torch"},
-    "ranks": {"torch", "accelerate", "deepspeed"},
-    "undisturbed": {"torch", "numpy"},
-    "forward": {"torch", "transformers"},
-    "sample": {"torch", "safetensors"},
-    "probe": {"torch"},
-    "callback": {"torch", "transformers"},
-    "reporters": {"transformers"},
-    "wandb_sink": {"wandb"},
-    "workspace": {"wandb_workspaces"},
-    "pictures": {"PIL", "numpy"},
-    "sources": {"datasets"},
-    "checkpoints": {"torch", "transformers", "peft"},
-    "significance": {"torch", "numpy", "scipy"},
-    "walk": {"torch", "tqdm"},
-    "auditing": {"tqdm"},
-    "findings": {"pandas"},
-    "terminal": {"tqdm", "plotext"},
-    "records": {"pandas"},
-}
+ONE_EXCEPTION = ("traces", "report")  # a trace shows itself in a notebook as the report's page, imported when asked for
+WITHOUT_TORCH = ("records", "traces", "config", "alerts", "report", "sinks", "files", "run_folder", "version")
+TORCHLIKE = {"torch", "transformers", "accelerate", "trl", "peft", "safetensors", "datasets"}
+HOLDS_A_TRACKER = "sinks/trainer_trackers.py"  # hands rows to the Trainer's own callbacks, so it knows transformers
+LATE = ("wandb", "wandb_workspaces", "trackio", "PIL", "plotext", "plotly", "pandas", "scipy", "deepspeed")
+
+
+def room(path):
+    """What a file belongs to: its package, or itself where it lies at the top."""
+    inside = path.relative_to(PACKAGE)
+    return inside.parts[0] if len(inside.parts) > 1 else inside.stem
 
 
 def imports(source):
-    """Every import of a module: (dotted name, whether it is at the top). Ours begin with a dot."""
+    """Every import: (dotted name, dots before it, whether it is at the top of the module)."""
     tree = ast.parse(source)
     inner = {n for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef) for n in ast.walk(f)}
     found = []
     for node in ast.walk(tree):
-        names = []
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.level:
-            names = [f".{node.module}"] if node.module else [f".{alias.name}" for alias in node.names]
+            found += [(alias.name, 0, node not in inner) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        found += [(name, node not in inner) for name in names]
+            names = [f"{node.module}.{a.name}" if node.module else a.name for a in node.names]
+            found += [(name, node.level, node not in inner) for name in names]
     return found
 
 
-def ours(source):
-    # `from . import __version__` takes a name of __init__, not a module.
-    names = {name[1:].split(".")[0] for name, _ in imports(source) if name.startswith(".")}
-    return {name if (PACKAGE / f"{name}.py").exists() else "__init__" for name in names}
+def ours(source, home):
+    """The rooms that a file of room `home` imports from, other than its own."""
+    found = set()
+    for name, dots, _ in imports(source):
+        top_level = dots == 2 or (dots == 1 and not (PACKAGE / home).is_dir())
+        if top_level:
+            first = name.split(".")[0]
+            known = (PACKAGE / first).is_dir() or (PACKAGE / f"{first}.py").exists()
+            found.add(first if known else "__init__")
+    return found - {home}
 
 
 def foreign(source):
-    names = {name.split(".")[0] for name, _ in imports(source) if not name.startswith(".")}
+    names = {name.split(".")[0] for name, dots, _ in imports(source) if not dots}
     return names - set(sys.stdlib_module_names)
 
 
 def uses(source, dotted):
     """Whether `dotted` is imported, or reached as an attribute: torch.distributed needs no import of its own."""
     spelled = {ast.unparse(n) for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Attribute)}
-    return any(f"{name}.".startswith(f"{dotted}.") for name in {n for n, _ in imports(source)} | spelled)
+    return any(f"{name}.".startswith(f"{dotted}.") for name in {n for n, _, _ in imports(source)} | spelled)
 
 
 def at_top(source, package):
-    return any(name.split(".")[0] == package for name, top in imports(source) if top)
+    return any(name.split(".")[0] == package for name, dots, top in imports(source) if top and not dots)
 
 
-@pytest.fixture(params=FILES, ids=lambda path: path.stem)
+@pytest.fixture(params=FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def module(request):
-    return request.param.stem, request.param.read_text(encoding="utf-8")
+    return request.param, request.param.read_text(encoding="utf-8")
 
 
-def test_a_module_imports_only_those_of_ours_that_it_may(module):
-    name, source = module
-    assert name in OURS, f"{name} has no row in OURS"
-    assert ours(source) <= set(OURS[name].split())
+def test_a_package_imports_only_what_it_may(module):
+    path, source = module
+    home = room(path)
+    assert home in MAY_IMPORT, f"{home} has no row in MAY_IMPORT"
+    more = {ONE_EXCEPTION[1]} if home == ONE_EXCEPTION[0] else set()
+    assert ours(source, home) <= set(MAY_IMPORT[home].split()) | more
+    assert "spinal_callback" not in foreign(source), "ours are imported by dots: the table would not see it"
 
 
-def test_a_module_imports_only_those_libraries_that_it_may(module):
-    name, source = module
-    assert foreign(source) <= FOREIGN.get(name, set())
-    assert "spinal_callback" not in foreign(source)  # ours are imported by a dot: the table above would not see it
+def test_torch_stays_out_of_what_only_reads_and_draws(module):
+    path, source = module
+    if room(path) in WITHOUT_TORCH and str(path.relative_to(PACKAGE)) != HOLDS_A_TRACKER:
+        assert not foreign(source) & TORCHLIKE
 
 
-def test_torch_distributed_is_in_ranks_alone(module):
-    name, source = module
-    assert uses(source, "torch.distributed") == (name == "ranks")
+def test_torch_distributed_is_in_one_package(module):
+    path, source = module
+    assert not uses(source, "torch.distributed") or room(path) == "distributed"
 
 
-def test_trackers_and_plots_are_imported_where_they_are_used(module):
-    name, source = module
-    for package in ("wandb", "wandb_workspaces", "trackio", "PIL", "plotext", "plotly", "pandas", "deepspeed"):
-        assert not at_top(source, package), f"{name} imports {package} at the top"
+def test_what_is_slow_to_import_or_optional_is_imported_where_it_is_used(module):
+    path, source = module
+    for package in LATE:
+        assert not at_top(source, package), f"{path} imports {package} at the top"
 
 
-def test_nobody_imports_in_a_circle():
-    waits = {path.stem: ours(path.read_text(encoding="utf-8")) - {"__init__"} for path in FILES}
+def test_no_two_packages_import_each_other():
+    waits = {}
+    for path in FILES:
+        home, source = room(path), path.read_text(encoding="utf-8")
+        waits.setdefault(home, set()).update(ours(source, home) - {"__init__"})
+    waits[ONE_EXCEPTION[0]].discard(ONE_EXCEPTION[1])
     while ready := {name for name, needs in waits.items() if not needs}:
         waits = {name: needs - ready for name, needs in waits.items() if name not in ready}
     assert not waits
@@ -167,8 +132,9 @@ def test_nobody_imports_in_a_circle():
 VIOLATIONS = """
 from __future__ import annotations
 import math, torch
-from . import ranks, __version__
-from .probe import Probe
+from .. import __version__
+from ..probe.probe import Probe
+from .rules import RULES
 from torch import distributed as dist
 def draw():
     import plotext as p
@@ -177,7 +143,8 @@ def draw():
 
 
 def test_the_checks_see_what_they_look_for():
-    assert ours(VIOLATIONS) == {"ranks", "probe", "__init__"}
+    assert ours(VIOLATIONS, "alerts") == {"probe", "__init__"}
+    assert ours("from .probe import measures", "__init__") == {"probe"}
     assert foreign(VIOLATIONS) == {"torch", "plotext", "transformers"}
     assert at_top(VIOLATIONS, "torch") and not at_top(VIOLATIONS, "plotext")
     assert uses(VIOLATIONS, "torch.distributed")
@@ -189,6 +156,7 @@ def test_the_checks_see_what_they_look_for():
 def test_the_public_names_are_there():
     assert {"Alert", "Reading", "SpinalCallback", "SpinalConfig", "load_trace"} <= set(spinal_callback.__all__)
     assert all(hasattr(spinal_callback, name) for name in spinal_callback.__all__)
+    assert set(spinal_callback.__all__) <= set(dir(spinal_callback))
     assert spinal_callback.__all__ == sorted(spinal_callback.__all__)
 
 
@@ -205,7 +173,7 @@ def promised(layers):
 
 def logged(layers):
     """What the code emits: the scalars of a whole reading, and the names that the W&B sink writes itself."""
-    sink = ast.parse((PACKAGE / "wandb_sink.py").read_text(encoding="utf-8"))
+    sink = ast.parse((PACKAGE / "sinks" / "wandb.py").read_text(encoding="utf-8"))
     own = {n.value for n in ast.walk(sink) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
     whole = reading(0, layers=layers, alpha=[0.5] * layers)
     return set(scalars(whole)) | {name for name in own if re.fullmatch(r"spinal/[\w/]*\w", name)}

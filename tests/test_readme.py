@@ -1,13 +1,13 @@
 """The README's examples that are marked `<!-- tested -->`, run as they stand, where what they name is tiny."""
 
 import re
-from pathlib import Path
 
 import pytest
 import saved
-from test_records import header, reading, write
+from builders import header, reading, write
+from paths import ROOT
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"<!-- tested -->\n+```python\n(.*?)```", README, re.DOTALL)
 
 

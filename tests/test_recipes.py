@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import tiny
+from paths import ROOT
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from spinal_callback import load_trace
 
-RECIPES = Path(__file__).parent.parent / "recipes"
+RECIPES = ROOT / "recipes"
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ import pairs
 import torch
 from arms import Tier
 
-from spinal_callback.undisturbed import undisturbed
+from spinal_callback.probe.undisturbed import undisturbed
 
 NEUTRAL, CHOSEN, REPETITION, ACCURACY = 0.10, 0.30, 0.20, 0.20
 BATCH = 16

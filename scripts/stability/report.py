@@ -28,7 +28,7 @@ from draw import drawn
 from harm import harm_step
 from intervals import Interval, auroc, bootstrap, median, wilson
 
-from spinal_callback import drift
+from spinal_callback.alerts import detector as drift
 from spinal_callback.records import LEVELS, Alert, Trace, load_trace
 
 HERE = Path(__file__).parent

@@ -19,7 +19,7 @@ from arms import TIERS
 from intervals import median
 from report import Run, load, thinned
 
-from spinal_callback.drift import CAP, FULL, PATIENCE, Detector, accumulated
+from spinal_callback.alerts.detector import CAP, FULL, PATIENCE, Detector, accumulated
 from spinal_callback.records import Trace
 
 TAU = 10.0  # training steps that an EWMA remembers

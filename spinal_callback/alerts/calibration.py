@@ -1,0 +1,85 @@
+"""Limits of the alert rules fitted to a user's own healthy runs, and the file that keeps them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..records import Trace
+from .detector import peaks
+from .rules import RULES, Limit
+
+MARGIN = 1.25  # a fitted limit lies this far above the greatest value that a healthy run reached
+LEAST = 0.25  # of a default limit: a few calm runs must not make a hair trigger
+
+
+def calibrate(healthy: Mapping[str, Trace]) -> dict[str, Limit]:
+    """Limits that no measure of these healthy runs comes near: rule -> limits, in each rule's units.
+
+    A rule's warn limit is `MARGIN` times the greatest value that its measure took in any of the runs, and at least
+    `LEAST` times the default; error keeps its default proportion to warn. `nonfinite` needs no limits.
+
+    Args:
+        healthy: traces by name (their paths), all of one model.
+
+    Raises:
+        ValueError: no traces, traces of different models, one without the reading of step 0 or with NaN or Inf; the
+            message names the trace.
+    """
+    if not healthy:
+        raise ValueError("no traces to calibrate with: give at least one healthy run's trace.jsonl")
+    models = {trace.header.model: name for name, trace in healthy.items()}
+    if len(models) > 1:
+        told = ", ".join(f"{name} of {model}" for model, name in sorted(models.items()))
+        raise ValueError(f"traces of different models: calibrate for one at a time, got {told}")
+    reached = dict.fromkeys(RULES, 0.0)
+    for name, trace in healthy.items():
+        try:
+            run = peaks(trace)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+        if run["nonfinite"] > 0:
+            raise ValueError(f"{name} has NaN or Inf in its readings: that run was not healthy")
+        reached = {rule: max(reached[rule], run[rule]) for rule in RULES}
+    factors = {rule: max(MARGIN * value, LEAST) for rule, value in reached.items() if not RULES[rule].at_once}
+    return {rule: Limit(RULES[rule].limit.warn * f, RULES[rule].limit.error * f) for rule, f in factors.items()}
+
+
+def save_rules(path: Path, limits: dict[str, Limit]) -> None:
+    """Writes limits as JSON: `{"rules": {"late_speed": {"warn": 0.08, "error": 0.16}, ...}}`."""
+    rows = {name: {k: float(f"{v:.4g}") for k, v in dataclasses.asdict(x).items()} for name, x in limits.items()}
+    path.write_text(json.dumps({"rules": rows}, indent=2) + "\n", encoding="utf-8")
+
+
+def load_rules(path: str | Path) -> dict[str, Limit]:
+    """Reads what `save_rules` wrote, or what a person did: a rule that is left out keeps its default limits.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not such a file, an unknown rule, or a limit that cannot be; the message names the rule and field.
+    """
+    try:
+        rules = json.loads(Path(path).read_text(encoding="utf-8"))["rules"]
+        rows = list(rules.items())
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+        raise ValueError(
+            f'{path}: not a rules file: it must hold {{"rules": {{rule: {{"warn": x, "error": y}}}}}}'
+        ) from None
+    return {name: _limit(path, name, row) for name, row in rows}
+
+
+def _limit(path: str | Path, name: str, row: Any) -> Limit:
+    known = [rule for rule in RULES if not RULES[rule].at_once]
+    if name not in known:
+        raise ValueError(f"{path}: unknown rule {name!r}: the rules with limits are {', '.join(known)}")
+    if not isinstance(row, dict) or set(row) != {"warn", "error"}:
+        raise ValueError(f'{path}: {name} must be {{"warn": x, "error": y}}, got {row!r}')
+    for level, value in row.items():
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
+            raise ValueError(f"{path}: {name}.{level} must be a number > 0, got {value!r}")
+    if row["error"] < row["warn"]:
+        raise ValueError(f"{path}: {name}.error must be at least {name}.warn = {row['warn']!r}, got {row['error']!r}")
+    return Limit(float(row["warn"]), float(row["error"]))

@@ -1,0 +1,264 @@
+"""What an audit or a comparison has found: plain values with text, JSON and pandas out."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..records import Alert, Reading, Trace, import_pandas, null_for_nan
+from ..sinks.terminal import alert_line, line
+
+LEVEL = 0.05  # chance of any false "significant" among all layers of a comparison
+CURVES = {"alpha": "contraction (alpha)", "transport": "transport (rad)"}
+
+
+@dataclass(frozen=True)
+class Change:
+    """A value before and after. NaN: not to be had.
+
+    Attributes:
+        before, after, change: the value (alpha, or radians) and by how much it differs.
+        se: standard error of the change.
+        low, high: its 95 % interval.
+        p: adjusted by Holm for all that was tested beside it.
+    """
+
+    before: float
+    after: float
+    change: float
+    se: float
+    low: float
+    high: float
+    p: float
+
+    @property
+    def significant(self) -> bool:
+        return self.p < LEVEL
+
+
+@dataclass(frozen=True)
+class Place:
+    """A layer, and the 95 % interval of where it would be with other prompts (0: not to be had)."""
+
+    layer: int
+    low: int = 0
+    high: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.layer} ({self.low} to {self.high})" if self.low else str(self.layer)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What differs between two policies.
+
+    Attributes:
+        alpha: contraction of layers 1..L.
+        transport: transport of the step that ends at layer 1..L (none ends at 1).
+        late: means over the late window: `alpha`, `transport`.
+        first, last: outermost layers of which either curve changed significantly; None: none did.
+        paired: True: prompt by prompt; False: from the errors of two traces.
+    """
+
+    alpha: list[Change]
+    transport: list[Change]
+    late: dict[str, Change]
+    first: Place | None
+    last: Place | None
+    paired: bool
+
+    @property
+    def layers(self) -> list[int]:
+        """The layers, from 1, of which either curve changed significantly."""
+        both = zip(self.alpha, self.transport, strict=True)
+        return [i for i, (a, t) in enumerate(both, start=1) if a.significant or t.significant]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**null_for_nan(dataclasses.asdict(self)), "layers": self.layers}
+
+    def to_pandas(self) -> Any:
+        """A row for each layer; columns `alpha_before`, `alpha_after`, `alpha_change`, `alpha_se`, `alpha_low`,
+        `alpha_high`, `alpha_p`, `alpha_significant`, and the same of `transport`.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        pandas = import_pandas()
+        rows = [_row("alpha", a) | _row("transport", t) for a, t in zip(self.alpha, self.transport, strict=True)]
+        return pandas.DataFrame(rows, index=pandas.RangeIndex(1, len(rows) + 1, name="layer"))
+
+    def table(self) -> str:
+        """By layer: each curve before, after, and its change with the standard error; `*` marks what is significant."""
+        head = f"{'before':>9}{'after':>9}{'change':>9} ± {'se':7}"
+        lines = [" " * 9 + "".join(f"{name:^37}" for name in CURVES.values()), f"{'layer':>9}{head}{head}"]
+        both = zip(self.alpha, self.transport, strict=True)
+        rows = [(str(layer), a, t) for layer, (a, t) in enumerate(both, start=1)]
+        rows.append(("late mean", self.late["alpha"], self.late["transport"]))
+        lines += [f"{name:>9}{_cells(a)}{_cells(t)}" for name, a, t in rows]
+        return "\n".join(line.rstrip() for line in lines)
+
+    def where(self) -> str:
+        """Where the change is, in a sentence or two."""
+        how = "" if self.paired else ", by the errors that traces have"
+        if self.first is None or self.last is None:
+            return f"no layer changed significantly (Holm, {LEVEL:.0%} over all layers and both curves{how})"
+        share = f"{len(self.layers)} of {len(self.alpha)} layers"
+        text = f"significant change in {share}, first {self.first}, last {self.last}"
+        inside = "; in brackets the 95 % interval over draws of prompts" if self.first.low else ""
+        return f"{text} (Holm, {LEVEL:.0%} over all layers and both curves{how}{inside})"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A checkpoint at which a late mean, `late_alpha` or `late_transport`, turned; `out` since the first, `back` until
+    the last. It lies between the checkpoints before and after."""
+
+    curve: str
+    step: int
+    between: tuple[int, int]
+    out: Change
+    back: Change
+
+    @property
+    def size(self) -> float:
+        return min(abs(self.out.change), abs(self.back.change))
+
+    def __str__(self) -> str:
+        return (
+            f"{self.curve} turned at step {self.step} (between {self.between[0]} and {self.between[1]}):"
+            f" {_signed(self.out)} by then, {_signed(self.back)} since"
+        )
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What `audit` found.
+
+    Attributes:
+        trace: a reading for each checkpoint, the base or a run's start first, with the alerts of a run.
+        names: what each reading is a reading of.
+        changes: of every reading after the first, against it.
+        turns: of a run: where its late means turned.
+    """
+
+    trace: Trace
+    names: list[str]
+    changes: list[Changes] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
+
+    @property
+    def readings(self) -> list[Reading]:
+        return self.trace.readings
+
+    @property
+    def alerts(self) -> list[Alert]:
+        return self.trace.alerts
+
+    @property
+    def score(self) -> float:
+        """SPINAL score of the last checkpoint against the first: `delta_align + coherence`.
+
+        The third term, gradient concentration, is of training: a checkpoint has none, and a reading's own `score`,
+        which has three terms, is NaN. NaN without a base.
+        """
+        last = self.readings[-1]
+        return last.delta_align + last.coherence if self.changes else math.nan
+
+    def to_pandas(self) -> Any:
+        """A row for each reading (`Trace.to_pandas`); `audit.changes[-1].to_pandas()` has one for each layer."""
+        return self.trace.to_pandas()
+
+    def to_json(self) -> dict[str, Any]:
+        more = {"names": self.names, "changes": [c.to_json() for c in self.changes], "score": self.score}
+        return self.trace.to_json() | null_for_nan(more | {"turns": [dataclasses.asdict(turn) for turn in self.turns]})
+
+    def _repr_html_(self) -> str | None:
+        return self.trace._repr_html_()
+
+    def __str__(self) -> str:
+        header, last = self.trace.header, self.readings[-1]
+        about = f"{header.layers} layers, late window {header.window[0]}-{header.window[1]}, {header.prompts} prompts"
+        if not self.changes:
+            return f"{self.names[0]}: {about}\n\n{_levels(last)}\n\ncoherence {last.coherence:.3f}; no base, no score"
+        text = [f"{self.names[-1]} against {self.names[0]}: {about}", ""]
+        if len(self.readings) > 2:
+            text += [*map(line, self.readings), *map(alert_line, self.alerts), *map(str, self.turns), ""]
+        text += [self.changes[-1].table(), "", self.changes[-1].where()]
+        text += [f"{_moved(last.displacement)}; {last.localization:.3f} of the change lies in the late window"]
+        text += [f"SPINAL score {self.score:.3f} = delta_align {last.delta_align:.3f} + coherence {last.coherence:.3f}"]
+        text += ["(its third term, gradient concentration, is to be had in training alone)"]
+        return "\n".join(text)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found of `b` against `a`.
+
+    `displacement` is the mean Fisher-Rao distance of their final next-token distributions, radians; NaN of two traces.
+    """
+
+    a: str
+    b: str
+    changes: Changes
+    displacement: float = math.nan
+
+    @property
+    def different(self) -> bool:
+        """True if any layer, or the late mean of either curve, changed significantly."""
+        return bool(self.changes.layers) or any(change.significant for change in self.changes.late.values())
+
+    def __str__(self) -> str:
+        verdict = "different" if self.different else "no difference in the depth trace"
+        text = [f"before: {self.a}", f"after:  {self.b}", "", self.changes.table(), ""]
+        text += [f"{verdict}: {self.changes.where()}"]
+        text += [] if math.isnan(self.displacement) else [_moved(self.displacement)]
+        return "\n".join(text)
+
+    def to_pandas(self) -> Any:
+        """A row for each layer: see `Changes.to_pandas`."""
+        return self.changes.to_pandas()
+
+    def to_json(self) -> dict[str, Any]:
+        about = {"a": self.a, "b": self.b, "different": self.different, "displacement": self.displacement}
+        return {**null_for_nan(about), "changes": self.changes.to_json()}
+
+
+def _row(curve: str, change: Change) -> dict[str, Any]:
+    row = {f"{curve}_{name}": value for name, value in dataclasses.asdict(change).items()}
+    return row | {f"{curve}_significant": change.significant}
+
+
+def _cells(c: Change) -> str:
+    if math.isnan(c.change):
+        return f"{'-':>9}{'-':>9}{'-':>9}{'':10}"
+    return f"{c.before:9.3f}{c.after:9.3f}{c.change:+9.3f} ± {_error(c.se)}{' *' if c.significant else '  '}"
+
+
+def _error(se: float) -> str:
+    return f"{'-':5}" if math.isnan(se) else f"{se:.3f}"
+
+
+def _levels(reading: Reading) -> str:
+    """By layer, of a single reading: contraction with the error of its fit, transport with that of its mean."""
+    lines = [f"{'layer':>9}" + "".join(f"{name:>22} ± {'se':6}" for name in CURVES.values())]
+    steps = [(math.nan, math.nan), *zip(reading.transport, reading.transport_se, strict=True)]
+    alphas = zip(reading.alpha, reading.alpha_se, strict=True)
+    for layer, pairs in enumerate(zip(alphas, steps, strict=True), start=1):
+        lines.append(f"{layer:>9}" + "".join(_level(*pair) for pair in pairs))
+    late = reading.late
+    lines.append(f"{'late mean':>9}{late['alpha']:>22.3f}{'':9}{late['transport']:>22.3f}")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _level(value: float, error: float) -> str:
+    return f"{'-':>22}{'':9}" if math.isnan(value) else f"{value:>22.3f} ± {error:<6.3f}"
+
+
+def _moved(displacement: float) -> str:
+    return f"final next-token distribution moved by {displacement:.3f} rad"
+
+
+def _signed(change: Change) -> str:
+    return f"{change.change:+.3f} ± {change.se:.3f}"

@@ -1,8 +1,0 @@
-"""The trackers that can be named in `SpinalCallback(sinks=[...])`. A new one is a module and a row here."""
-
-from __future__ import annotations
-
-from .trackio_sink import TrackioSink
-from .wandb_sink import WandbSink
-
-TRACKERS: dict[str, type[WandbSink] | type[TrackioSink]] = {"wandb": WandbSink, "trackio": TrackioSink}

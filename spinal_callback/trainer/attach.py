@@ -1,0 +1,102 @@
+"""One call for a trainer that exists: the callback, and its headline scalars in every tracker of `report_to`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer, TrainerCallback
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+from ..config import SpinalConfig
+from ..records import Alert, Header, Record
+from ..sinks.base import Sink
+from ..sinks.logged_values import headlines
+from ..sinks.recorder import named
+from ..sinks.registry import TRACKERS
+from .callback import SpinalCallback
+
+COUNTS_ROWS = INTEGRATION_TO_CALLBACK["dvclive"]  # each row of ours would push its axis one on: it is left out
+REPORTERS: tuple[type[TrainerCallback], ...] = tuple(INTEGRATION_TO_CALLBACK.values())
+
+
+def attach(
+    trainer: Trainer, config: SpinalConfig | None = None, *, sinks: Iterable[Sink | str] | None = None, **settings: Any
+) -> SpinalCallback:
+    """Adds a `SpinalCallback` to a trainer; to be called before `trainer.train()`.
+
+    Beyond what `callbacks=[SpinalCallback()]` does, the headline scalars go to each tracker of `report_to` that has no
+    sink of its own: TensorBoard, MLflow and others, which name them as they name what the Trainer logs
+    (`train/spinal/late_alpha` in TensorBoard, `spinal/late_alpha` in MLflow). The Trainer's own rows, `log_history` and
+    printed log stay as they are; DVCLive, which counts rows where others take the step, is left out. The last reading
+    comes before the trackers close their runs.
+
+    Args:
+        trainer: a transformers or TRL trainer.
+        config, sinks, settings: as `SpinalCallback` takes them.
+
+    Returns:
+        The callback.
+
+    Raises:
+        TypeError: not a trainer.
+        ValueError: the trainer has a SpinalCallback already, or what `SpinalCallback` raises.
+        RuntimeError: the trainer is training.
+    """
+    if not isinstance(trainer, Trainer):
+        raise TypeError(f"attach takes a transformers Trainer, got {type(trainer).__name__}")
+    if trainer.is_in_train:
+        raise RuntimeError("attach(trainer) must come before trainer.train(): this trainer is training")
+    callbacks = trainer.callback_handler.callbacks
+    if any(isinstance(callback, SpinalCallback) for callback in callbacks):
+        raise ValueError("the trainer has a SpinalCallback already: use it, or remove it before attach(trainer)")
+    asked = named(sinks)
+    served = [INTEGRATION_TO_CALLBACK[name] for name, sink in TRACKERS.items() if _has(asked, sink)]
+    reporters = [c for c in callbacks if isinstance(c, REPORTERS) and not isinstance(c, (*served, COUNTS_ROWS))]
+    callback = SpinalCallback(config, sinks=[*asked, *(ReporterSink(trainer, r) for r in reporters)], **settings)
+    trainer.add_callback(callback)
+    callbacks.insert(0, BeforeTheOthers(callback))  # the trackers' own callbacks come before those that are added
+    return callback
+
+
+def _has(sinks: list[Any], kind: type) -> bool:
+    return any(isinstance(sink, kind) for sink in sinks)
+
+
+class BeforeTheOthers(TrainerCallback):
+    """Ends the monitoring while every tracker's run is still open."""
+
+    def __init__(self, callback: SpinalCallback) -> None:
+        self._callback = callback
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._callback.on_train_end(args, state, control, **kwargs)
+
+
+class ReporterSink:
+    """Hands headline scalars to one of the Trainer's own tracker callbacks, as if the Trainer had logged them.
+
+    That callback alone is called: not `trainer.log`, which would change `log_history`, drain TRL's averages and keep
+    the step's own row from being logged.
+    """
+
+    def __init__(self, trainer: Trainer, reporter: TrainerCallback) -> None:
+        self._trainer, self._reporter, self._alerts = trainer, reporter, 0
+        self.name = type(reporter).__name__
+
+    def follow(self, earlier: Sequence[Record], report: Path) -> None:
+        """Told before the header: what a resumed run's trace has."""
+        self._alerts = sum(isinstance(record, Alert) for record in earlier)
+
+    def write(self, record: Record) -> None:
+        if isinstance(record, Header):
+            return
+        self._alerts += isinstance(record, Alert)
+        trainer, row = self._trainer, headlines(record, self._alerts)
+        control = copy.copy(trainer.control)  # a tracker's word on it is not for the training
+        self._reporter.on_log(trainer.args, trainer.state, control, logs=row, model=trainer.model)
+
+    def close(self) -> None:
+        pass

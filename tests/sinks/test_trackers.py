@@ -1,0 +1,323 @@
+"""trackers.py: real runs of Weights & Biases (offline) and trackio, read back from their files."""
+
+import dataclasses
+import itertools
+import json
+import math
+import sqlite3
+import sys
+from pathlib import Path
+
+import pytest
+from builders import alert, header, reading
+from PIL import Image
+from wandb_runs import history, inspect, metrics, run_folder
+
+from spinal_callback import SpinalCallback
+from spinal_callback.records import Trace
+from spinal_callback.sinks import logged_values as logged
+from spinal_callback.sinks.logged_values import STEP, scalars
+from spinal_callback.sinks.registry import TRACKERS, TrackioSink, WandbSink
+from spinal_callback.sinks.wandb import _rows
+
+# --- scalars
+
+HEADLINES = {"late_alpha", "late_transport", "displacement", "localization", "score", "overhead", "interval"}
+
+
+def test_scalars_of_a_reading():
+    whole = reading(alpha=[0.5, 0.6, 0.7, 0.8])
+    row = scalars(whole)
+    layers = {f"spinal/alpha/layer_{i}" for i in (1, 2, 3, 4)} | {f"spinal/transport/layer_{i}" for i in (2, 3, 4)}
+    assert set(row) == {f"spinal/{name}" for name in HEADLINES} | layers
+    assert row["spinal/alpha/layer_1"] == 0.5 and row["spinal/alpha/layer_4"] == 0.8
+    assert row["spinal/transport/layer_2"] == whole.transport[0]  # named after the layer where the step ends
+    assert row["spinal/late_alpha"] == 0.85 and row["spinal/late_transport"] == 1.35
+    assert [row[f"spinal/{name}"] for name in ("displacement", "localization", "score", "overhead")] == [
+        whole.displacement, whole.localization, whole.score, whole.overhead
+    ]  # fmt: skip
+
+
+def test_scalars_name_what_is_not_to_be_had_too():
+    row = scalars(reading(score=math.nan))  # so that W&B hears of every name with the first row
+    assert set(row) == set(scalars(reading(alpha=[0.1] * 4)))
+    assert [name for name, value in row.items() if math.isnan(value)] == ["spinal/score", "spinal/alpha/layer_1"]
+
+
+# --- W&B
+
+
+def run_with(folder, *records, earlier=()):
+    """A run in which the Trainer logs a row of its own, and the sink gets `records`."""
+    wandb = pytest.importorskip("wandb")
+    page = folder.parent / "report.html"
+    page.write_text("the page")
+    folder.mkdir()
+    with wandb.init(project="test", dir=folder, mode="offline") as run:
+        run.log({"train/loss": 0.5, STEP: 5})
+        sink = WandbSink()
+        sink.follow(earlier, page)
+        for record in records:
+            sink.write(record)
+        sink.close()
+    wandb.teardown()
+    return inspect(folder)
+
+
+@pytest.fixture(scope="module")
+def wandb_run(tmp_path_factory):
+    quiet = [math.nan] * 4
+    first = reading(5, layers=4, alpha=quiet, localization=math.nan, score=math.nan)  # as at step 0 of a run
+    whole = [reading(step, alpha=[0.5, 0.6, 0.7, 0.8]) for step in (5, 10)]
+    folder = tmp_path_factory.mktemp("wandb")
+    return {
+        "folder": folder,
+        "whole": run_with(folder / "whole", header(), whole[0], alert(5), alert(5, rule="other"), whole[1]),
+        "holed": run_with(folder / "holed", header(), first, whole[1]),
+        "alert first": run_with(folder / "alert", header(), alert(0, rule="probe_failed"), whole[1], alert(10)),
+    }
+
+
+def test_wandb_rows_carry_the_trainers_step(wandb_run):
+    rows = history(wandb_run["whole"])
+    assert [row[STEP] for row in rows] == [5, 5, 5, 5, 10]
+    media = history(wandb_run["whole"], media=True)
+    assert sorted(row["_step"] for row in [*rows, *media]) == list(range(8))  # rows of one step are kept apart
+    named = [{k: v for k, v in row.items() if k.startswith("spinal/")} for row in rows]
+    assert named[0] == {} and rows[0]["train/loss"] == 0.5
+    assert named[1] == {"spinal/alerts": 0, **scalars(reading(5, alpha=[0.5, 0.6, 0.7, 0.8]))}
+    assert named[2:4] == [{"spinal/alerts": 1}, {"spinal/alerts": 2}]
+    assert named[4] == {**named[1], "spinal/alerts": 2}
+
+
+def test_wandb_is_given_no_nan(wandb_run):
+    holed = next(row for row in history(wandb_run["holed"]) if "spinal/alerts" in row)
+    assert "spinal/late_alpha" in holed
+    assert not {"spinal/score", "spinal/localization", "spinal/alpha/layer_1"} & set(holed)
+
+
+def test_wandb_hides_the_layers_and_shows_the_headlines(wandb_run):
+    defined = metrics(wandb_run["whole"])
+    for name in scalars(reading(alpha=[0.5, 0.6, 0.7, 0.8])):
+        metric = defined[name]
+        assert metric["step_metric"] == STEP
+        assert metric["options"].get("hidden", False) == ("/layer_" in name)
+        assert metric.get("summary", {}).get("none", False) == ("/layer_" in name)
+
+
+@pytest.mark.parametrize("name", ["whole", "holed", "alert first"])
+def test_wandb_defines_every_name_that_is_logged(wandb_run, name):
+    rows = [*history(wandb_run[name]), *history(wandb_run[name], media=True)]
+    logged = {k.split(".")[0] for row in rows for k in row if k.startswith("spinal/")}
+    assert logged >= {"spinal/score", "spinal/alerts", "spinal/alpha/layer_1"}
+    assert logged == {k for k in metrics(wandb_run[name]) if k.startswith("spinal/")}
+
+
+def test_wandb_gets_pictures_at_the_start_and_of_the_last_state(wandb_run):
+    """Between them less than half a minute passed."""
+    shown = [row for row in history(wandb_run["whole"], media=True) if "spinal/heatmaps.path" in row]
+    assert [row[STEP] for row in shown] == [5, 10]
+    for row in shown:
+        sizes = [(row[f"spinal/{name}.width"], row[f"spinal/{name}.height"]) for name in ("heatmaps", "depth_trace")]
+        assert sizes == [(1000, 660), (1000, 330)]
+        assert row["spinal/heatmaps.format"] == "png"
+
+
+def test_wandb_gets_pictures_when_it_is_their_turn(tmp_path, monkeypatch):
+    monkeypatch.setattr(logged, "PICTURES", 0.0)
+    rows = history(run_with(tmp_path / "w", header(), *map(reading, (0, 5, 10))), media=True)
+    assert [row[STEP] for row in rows if "spinal/heatmaps.path" in row] == [0, 5, 10]  # the end has nothing new
+
+
+def test_wandb_gets_a_table_of_every_reading_and_layer(wandb_run):
+    (row,) = (row for row in history(wandb_run["whole"], media=True) if "spinal/layers.path" in row)
+    assert row[STEP] == 10
+    table = json.loads((run_folder(wandb_run["folder"] / "whole") / "files" / row["spinal/layers.path"]).read_text())
+    assert table["columns"] == [
+        "step", "layer", "alpha", "alpha_se", "alpha_r2", "effective_rank", "transport", "transport_se"
+    ]  # fmt: skip
+    assert [line[:2] for line in table["data"]] == [[step, layer] for step in (5, 10) for layer in (1, 2, 3, 4)]
+    assert table["data"][0] == [5, 1, 0.5, None, None, None, None, None]  # no step ends at the first layer
+    assert table["data"][7] == [10, 4, 0.8, 0.01, 0.99, 12.5, reading().transport[2], 0.02]
+
+
+def test_a_table_of_a_long_run_has_evenly_spaced_readings():
+    trace = Trace(header(80, (54, 80)), [reading(step, 80) for step in range(1000)])
+    rows = _rows(trace)
+    steps = sorted({row[0] for row in rows})
+    assert len(rows) == 10_000 and steps[0] == 0 and steps[-1] == 999
+    assert {b - a for a, b in itertools.pairwise(steps)} == {8, 9}
+
+
+def test_wandb_gets_the_report_as_an_artifact(wandb_run):
+    (artifact,) = (r["artifact"] for r in wandb_run["whole"] if r.get("artifact", {}).get("type") == "spinal-report")
+    (page,) = artifact["manifest"]["contents"]
+    assert page["path"] == "report.html" and page["size"] == str(len("the page"))
+    assert Path(page["local_path"]).read_text() == "the page"
+
+
+def test_wandbs_summary_has_the_start(wandb_run):
+    told = [r["summary"]["update"] for r in wandb_run["whole"] if r["type"] == "summary"]
+    assert [t["spinal/start/late_alpha"] for t in told if "spinal/start/late_alpha" in t] == [0.85]
+    assert [t["spinal/start/late_transport"] for t in told if "spinal/start/late_transport" in t] == [1.35]
+
+
+def test_a_resumed_run_shows_and_counts_what_came_before(tmp_path):
+    before = reading(0, late={"alpha": 0.5, "transport": 2.0})
+    records = run_with(tmp_path / "w", header(), reading(10), earlier=[header(), before, alert(5)])
+    (row,) = history(records)[1:]
+    assert row["spinal/alerts"] == 1
+    told = [r["summary"]["update"] for r in records if r["type"] == "summary"]
+    assert [t["spinal/start/late_alpha"] for t in told if "spinal/start/late_alpha" in t] == [0.5]
+    (row,) = (row for row in history(records, media=True) if "spinal/layers.nrows" in row)
+    assert row["spinal/layers.nrows"] == 2 * 4
+
+
+def test_without_pillow_there_are_no_pictures_and_that_is_said_once(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.warns(UserWarning, match="no pictures in W&B without Pillow: pip install pillow") as caught:
+        rows = history(run_with(tmp_path / "w", header(), reading(0), reading(5)), media=True)
+    assert len([w for w in caught if "Pillow" in str(w.message)]) == 1
+    assert [{k.split(".")[0] for k in row if k.endswith("path")} for row in rows] == [{"spinal/layers"}]
+
+
+def test_wandb_sends_alerts_of_its_own_and_holds_back_what_repeats(tmp_path):
+    told = (alert(5), alert(6), alert(6, rule="other"), alert(7, level="warn"), alert(8))
+    sent = [r["alert"] for r in run_with(tmp_path / "w", header(), *told) if r["type"] == "alert"]
+    assert [(a["title"], a["level"]) for a in sent] == [
+        ("spinal: nonfinite", "ERROR"),
+        ("spinal: other", "ERROR"),
+        ("spinal: nonfinite", "WARN"),
+    ]
+    assert sent[0]["text"] == "7 are NaN. Try: stop."
+
+
+def test_wandb_is_told_again_after_the_pause(tmp_path, monkeypatch):
+    monkeypatch.setattr(logged, "PAUSE", 0.0)
+    sent = [r for r in run_with(tmp_path / "w", header(), alert(5), alert(6)) if r["type"] == "alert"]
+    assert len(sent) == 2
+
+
+def test_a_healthy_run_sends_wandb_no_alert(wandb_run):
+    assert [r for r in wandb_run["holed"] if r["type"] == "alert"] == []
+
+
+def test_wandb_is_told_the_settings_once(wandb_run):
+    updates = [r["run"]["config"]["update"] for r in wandb_run["whole"] if "config" in r.get("run", {})]
+    updates += [r["config"]["update"] for r in wandb_run["whole"] if r["type"] == "config"]
+    (told,) = [u["spinal"] for u in updates if "spinal" in u]
+    assert told["probe"] == header().probe and told["num_prompts"] == 64
+
+
+def test_no_run_nothing_happens(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.chdir(tmp_path)
+    sink = WandbSink()
+    for record in (header(), reading(0), alert(0)):
+        sink.write(record)
+    sink.close()
+    assert wandb.run is None
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", TRACKERS)
+def test_a_tracker_asked_for_but_not_installed(monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)  # what Python itself takes for "cannot be imported"
+    with pytest.raises(ImportError, match=f'sinks asks for "{name}", which is not installed: pip install {name}'):
+        TRACKERS[name]()
+    assert not any(isinstance(sink, TRACKERS[name]) for sink in SpinalCallback()._recorder.asked)
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(
+        ValueError, match='sinks must be Sink objects or names among "wandb", "trackio", "terminal", got'
+    ):
+        SpinalCallback(sinks=["mlflow"])
+
+
+@pytest.mark.parametrize("mode", ["disabled", "offline"])
+def test_a_disabled_run_and_one_that_was_finished_hurt_nothing(tmp_path, monkeypatch, mode):
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "report.html").write_text("the page")
+    sink = WandbSink()
+    sink.follow([], tmp_path / "report.html")
+    with wandb.init(project="test", dir=tmp_path, mode=mode):
+        for record in (header(), reading(0), alert(0)):
+            sink.write(record)
+        if mode == "disabled":
+            sink.close()
+    for record in (reading(5), alert(5)):
+        sink.write(record)
+    sink.close()
+    wandb.teardown()
+    assert (mode == "disabled") == (not list(tmp_path.glob("wandb/*")))
+    if mode == "offline":
+        assert {row[STEP] for row in history(inspect(tmp_path)) if STEP in row} == {0}
+
+
+def test_records_are_left_as_they_are():
+    record = reading(0)
+    before = dataclasses.asdict(record)
+    scalars(record)
+    assert repr(dataclasses.asdict(record)) == repr(before)
+
+
+# --- trackio
+
+
+def trackio_run(folder, monkeypatch, *records):
+    """The rows and alerts of a run in which the Trainer logs a row of its own, read from trackio's database."""
+    trackio = pytest.importorskip("trackio")
+    monkeypatch.setattr(trackio.utils, "TRACKIO_DIR", folder)
+    monkeypatch.setattr(trackio.sqlite_storage, "TRACKIO_DIR", folder)
+    for module in (trackio.utils, trackio.run, trackio.media.media):
+        monkeypatch.setattr(module, "MEDIA_DIR", folder / "media")
+    trackio.init("test", name="run", embed=False, auto_log_cpu=False, auto_log_gpu=False)
+    trackio.log({"train/loss": 0.5}, step=5)
+    sink = TrackioSink()
+    for record in records:
+        sink.write(record)
+    sink.close()
+    trackio.finish()
+    with sqlite3.connect(next(folder.glob("*.db"))) as base:
+        rows = base.execute("select step, metrics from metrics order by id").fetchall()
+        alerts = base.execute("select title, text, level from alerts order by id").fetchall()
+    rows = [(step, json.loads(values)) for step, values in rows]
+    pictures = [(step, row.pop("spinal/heatmaps")) for step, row in rows if "spinal/heatmaps" in row]
+    return [(step, row) for step, row in rows if row], alerts, pictures
+
+
+def test_trackio_is_given_headlines_and_alerts(tmp_path, monkeypatch):
+    records = (header(), reading(5, score=math.nan), alert(5), alert(6), alert(6, level="warn"), reading(10))
+    rows, alerts, pictures = trackio_run(tmp_path, monkeypatch, *records)
+    assert rows[0] == (5, {"train/loss": 0.5})
+    assert [step for step, _ in rows[1:]] == [5, 5, 6, 6, 10]
+    assert rows[5][1] == {k: v for k, v in scalars(reading(10)).items() if "/layer_" not in k} | {"spinal/alerts": 3}
+    assert "spinal/score" not in rows[1][1] and rows[1][1]["spinal/alerts"] == 0
+    assert alerts == [
+        ("spinal: nonfinite", "7 are NaN. Try: stop.", "error"),
+        ("spinal: nonfinite", "7 are NaN. Try: stop.", "warn"),  # the second error is held back
+    ]
+    assert [(step, picture["_type"]) for step, picture in pictures] == [(5, "trackio.image"), (10, "trackio.image")]
+    drawn = [Image.open(next(tmp_path.rglob(Path(picture["file_path"]).name))) for _, picture in pictures]
+    assert [image.size for image in drawn] == [(1000, 660)] * 2 and drawn[0].tobytes() != drawn[1].tobytes()
+
+
+def test_trackio_gets_the_last_picture_before_the_trainer_closes_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(TrackioSink, "close", TrackioSink.complete)
+    assert [step for step, _ in trackio_run(tmp_path, monkeypatch, header(), reading(0), reading(5))[2]] == [0, 5]
+
+
+def test_a_calm_run_sends_trackio_no_alert(tmp_path, monkeypatch):
+    assert trackio_run(tmp_path, monkeypatch, header(), reading(0), reading(5))[1] == []
+
+
+def test_without_a_trackio_run_nothing_happens(tmp_path, monkeypatch):
+    pytest.importorskip("trackio")
+    monkeypatch.chdir(tmp_path)
+    sink = TrackioSink()
+    for record in (header(), reading(0), alert(0)):
+        sink.write(record)
+    sink.close()
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,127 @@
+"""A real offline W&B run of a real DPOTrainer, read back from its file."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+from paths import PYTHONPATH
+
+pytest.importorskip("wandb")
+
+RUN = """
+import sys, tiny, wandb
+from pathlib import Path
+from training import trainer
+from spinal_callback import SpinalCallback
+folder, watched = Path(sys.argv[1]), sys.argv[2] == "watched"
+callbacks = [SpinalCallback(every=2, num_prompts=20)] if watched else []
+trainer(folder, *callbacks, max_steps=5, logging_steps=2, report_to=["wandb"]).train()
+wandb.finish()
+wandb.teardown()
+"""
+
+
+def rows(folder, kind):
+    """History rows and metric definitions of the run, as `wandb leet inspect` prints them."""
+    env = {
+        **os.environ,
+        "WANDB_DIR": str(folder),
+        "WANDB_MODE": "offline",
+        "PYTHONPATH": PYTHONPATH,
+    }
+    command = [sys.executable, "-c", RUN, str(folder), kind]
+    subprocess.run(command, env=env, cwd=folder, check=True, timeout=240, capture_output=True)
+    (run,) = folder.glob("wandb/offline-run-*")
+    wandb = Path(sys.executable).parent / "wandb"
+    told = subprocess.run(
+        [wandb, "leet", "inspect", "--json", run], check=True, timeout=60, capture_output=True, text=True
+    ).stdout
+    return [json.loads(line) for line in told.splitlines() if line.strip()]
+
+
+def history(records):
+    """The rows, without what W&B adds of its own."""
+    return [{k: v for k, v in r["history"]["item"].items() if not k.startswith("_")} for r in records if "history" in r]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return {kind: tmp_path_factory.mktemp(kind) for kind in ("plain", "watched")}
+
+
+@pytest.fixture(scope="module")
+def plain_and_watched(folders):
+    return [rows(folder, kind) for kind, folder in folders.items()]
+
+
+def test_every_row_of_the_trainer_is_there_and_unchanged(plain_and_watched):
+    clock = ("train/total_flos", "train/train_runtime")  # differ from run to run
+    plain, watched = (
+        [{k: v for k, v in row.items() if k not in clock} for row in history(records) if "train/epoch" in row]
+        for records in plain_and_watched
+    )
+    assert len(plain) >= 3 and plain == watched
+
+
+def test_readings_are_rows_of_their_own_on_the_trainers_axis(plain_and_watched):
+    mine = [row for row in history(plain_and_watched[1]) if "spinal/late_alpha" in row]
+    assert [row["train/global_step"] for row in mine] == [0, 2, 4, 5]
+    assert "spinal/score" not in mine[0] and "spinal/score" in mine[1]  # no gradients before the first step
+    for row in mine:
+        assert {f"spinal/alpha/layer_{i}" for i in range(1, 10)} < row.keys()
+        assert {f"spinal/transport/layer_{i}" for i in range(2, 10)} < row.keys()
+        assert row["spinal/alerts"] == 0 and not any(
+            key.startswith("train/") for key in row.keys() - {"train/global_step"}
+        )
+    assert not any(key.startswith("spinal/") for row in history(plain_and_watched[0]) for key in row)
+
+
+def test_metrics_are_defined_by_exact_names_layers_hidden(plain_and_watched):
+    defined = {r["metric"]["name"]: r["metric"] for r in plain_and_watched[1] if "name" in r.get("metric", {})}
+    headline = {
+        "late_alpha",
+        "late_transport",
+        "displacement",
+        "localization",
+        "score",
+        "alerts",
+        "overhead",
+        "interval",
+    }
+    for name in headline:
+        assert defined[f"spinal/{name}"]["step_metric"] == "train/global_step"
+        assert "hidden" not in defined[f"spinal/{name}"]["options"]
+    assert defined["spinal/alpha/layer_9"]["options"]["hidden"] and defined["spinal/alpha/layer_9"]["summary"]["none"]
+
+
+def test_the_run_knows_the_settings(plain_and_watched):
+    updates = [r["config"]["update"] for r in plain_and_watched[1] if "config" in r]
+    (settings,) = (u["spinal"] for u in updates if "spinal" in u)
+    assert settings["every"] == 2 and settings["version"] and len(settings["probe"]) == 64
+
+
+def test_the_end_brings_pictures_the_table_and_the_report(plain_and_watched):
+    rows = history(plain_and_watched[1])
+    assert [row["train/global_step"] for row in rows if "spinal/heatmaps.path" in row] == [0, 5]
+    (table,) = (row for row in rows if "spinal/layers.path" in row)
+    assert table["spinal/layers.nrows"] == 4 * 9 and table["train/global_step"] == 5
+    artifacts = [r["artifact"] for r in plain_and_watched[1] if "artifact" in r]
+    (report,) = (a for a in artifacts if a["type"] == "spinal-report")
+    page = Path(report["manifest"]["contents"][0]["local_path"]).read_text()
+    assert page.startswith("<!doctype html>") and "● Healthy" in page.replace('<span aria-hidden="true">●</span>', "●")
+    assert not any("artifact" in r for r in plain_and_watched[0])
+
+
+def test_no_prompt_leaves(plain_and_watched, folders):
+    """Every file of the run, the report among them: what the policy is asked is in none."""
+    prompts = [row["prompt"][0]["content"].encode() for row in tiny.preferences()]
+    written = {path: path.read_bytes() for path in folders["watched"].rglob("*") if path.is_file()}
+    settings = next(r["config"]["update"]["spinal"] for r in plain_and_watched[1] if "spinal" in str(r.get("config")))
+    for suffix in (".wandb", ".html", ".jsonl"):  # that they can be read at all
+        assert any(path.suffix == suffix and settings["probe"].encode() in text for path, text in written.items())
+    for path, text in written.items():
+        assert not any(prompt in text for prompt in prompts), path

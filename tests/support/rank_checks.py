@@ -1,0 +1,52 @@
+"""What runs on several ranks must have in common with a run of one process."""
+
+import json
+
+import pytest
+import tiny
+import torch
+
+from spinal_callback import SpinalConfig
+from spinal_callback.probe.probe import Probe
+from spinal_callback.probe.prompts import PromptSet
+from spinal_callback.records import dump_record
+
+
+def steps(records):
+    return [r["step"] for r in records]
+
+
+def one_process(folder, rank, model):
+    """The first and last reading of a scenario's run, taken by this process alone."""
+    prompts = rank["prompts"]
+    probe = Probe(model, PromptSet(prompts, [0] * len(prompts)), SpinalConfig(num_prompts=len(prompts)))
+    first = probe.read(0)
+    weights = torch.load(folder / "weights.pt")
+    assert tiny.digest(weights) == rank["weights"]
+    model.load_state_dict(weights)
+    return [json.loads(dump_record(r)) for r in (first, probe.read(rank["step"]))]
+
+
+def assert_same_reading(told, alone):
+    for name in ("alpha", "alpha_r2", "effective_rank"):
+        assert told[name] == pytest.approx(alone[name], rel=1e-6), name
+    for name in ("transport", "displacement", "entropy"):
+        assert told[name] == pytest.approx(alone[name], abs=1e-5), name
+    assert told["delta"]["alpha"] == pytest.approx(alone["delta"]["alpha"], abs=1e-6)
+    assert told["delta"]["transport"] == pytest.approx(alone["delta"]["transport"], abs=1e-5)
+    assert told["prompts"] == alone["prompts"] == 21
+
+
+def failures(run):
+    """What went wrong with the probe or a sink. A rule may well warn of what such a small model does."""
+    return [rule for _, rule, _ in run["alerts"] if rule.startswith(("probe", "sink"))]
+
+
+def assert_twins(result):
+    """Weights and the Trainer's own logs are those without the callback, and every rank has every reading."""
+    for rank in result:
+        assert rank["plain"]["weights"] == rank["watched"]["weights"]
+        assert rank["plain"]["logs"] == rank["watched"]["logs"]
+        assert steps(rank["watched"]["readings"]) == [0, 2, 4, 6]
+        assert failures(rank["watched"]) == []
+    assert result[0]["watched"]["readings"] == result[1]["watched"]["readings"]

@@ -1,0 +1,33 @@
+"""Offline W&B runs, read back with W&B's own reader."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+
+def run_folder(folder):
+    (run,) = folder.glob("wandb/offline-run-*")
+    return run
+
+
+def inspect(folder):
+    """Records of the one offline run in `folder`, as W&B's own reader prints them."""
+    command = [Path(sys.executable).parent / "wandb", "leet", "inspect", "--json", run_folder(folder)]
+    told = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True).stdout
+    records = [json.loads(line) for line in told.splitlines() if line.strip()]
+    assert records[-1]["type"] == "exit"  # otherwise the file is not written to its end
+    return records
+
+
+MEDIA = {"spinal/heatmaps", "spinal/depth_trace", "spinal/layers"}
+
+
+def history(records, media=False):
+    """The rows of numbers, or those of pictures and tables, whose items are named `spinal/heatmaps.path`."""
+    rows = [r["history"]["item"] for r in records if r["type"] == "history"]
+    return [row for row in rows if media == any(key.split(".")[0] in MEDIA for key in row)]
+
+
+def metrics(records):
+    return {r["metric"]["name"]: r["metric"] for r in records if r["type"] == "metric" and "name" in r["metric"]}

@@ -1,0 +1,281 @@
+"""What one rank does under torchrun with DeepSpeed: `torchrun worker_deepspeed.py FOLDER SCENARIO...`; see `launch.py`.
+
+As `worker.py`, but the model is loaded from a folder: with ZeRO-3 it is sharded while it is loaded.
+"""
+
+import contextlib
+import io
+import os
+
+os.environ["DS_ACCELERATOR"] = "cpu"  # before deepspeed is imported
+
+import deepspeed
+import tiny
+import torch
+import worker
+from accelerate.state import AcceleratorState
+from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
+from peft import get_peft_model
+from torch.nn.modules.module import register_module_forward_hook
+from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
+from trl import DPOConfig, DPOTrainer
+from twins import language_rows
+from worker import RANK, Seen, failing_in_layer_5, main, outcome
+
+from spinal_callback.distributed import collectives as ranks
+from spinal_callback.probe import logit_lens as lens
+from spinal_callback.probe import sample
+from spinal_callback.probe.sample import Sampler
+
+SMALL_BATCH = 35  # tokens: one rank has more batches of the probe than the other
+
+
+def engine(stage, **zero):
+    return {
+        "train_micro_batch_size_per_gpu": "auto",
+        "train_batch_size": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "zero_allow_untested_optimizer": True,
+        "zero_optimization": {"stage": stage, **zero},
+    }
+
+
+SHARDED = {  # every parameter, however small, and as it is needed: by default a tiny model stays whole
+    "stage3_param_persistence_threshold": 0,
+    "stage3_prefetch_bucket_size": 0,
+    "stage3_max_reuse_distance": 0,
+}
+
+
+def trained(folder, *callbacks, zero, tied=False, peft_config=None, head=False, resume=None, **arguments):
+    AcceleratorState._reset_state()
+    if not deepspeed.comm.is_initialized():
+        deepspeed.init_distributed("gloo", auto_mpi_discovery=False)
+    home = folder / "model"
+    if RANK == 0:
+        tiny.llama(attention_dropout=0.2, tie_word_embeddings=tied).save_pretrained(home)
+    torch.distributed.barrier()
+    arguments = {"deepspeed": zero} | arguments
+    torch.manual_seed(0)
+    if head:
+        trainer = head_adapted(folder, home, arguments, callbacks)
+    else:
+        trainer = DPOTrainer(
+            str(home),
+            args=DPOConfig(output_dir=str(folder), **tiny.DPO_SETTINGS | arguments),
+            train_dataset=tiny.preferences(),
+            processing_class=tiny.tokenizer(),
+            callbacks=list(callbacks),
+            peft_config=peft_config,
+        )
+    trainer.train(resume_from_checkpoint=resume)
+    return outcome(trainer, next((c for c in callbacks if isinstance(c, Seen)), None))
+
+
+def head_adapted(folder, home, arguments, callbacks):
+    args = TrainingArguments(output_dir=str(folder), **tiny.SETTINGS | arguments)
+    # after these arguments: with ZeRO-3 a model is sharded while it is loaded
+    model = AutoModelForCausalLM.from_pretrained(home)
+    return Trainer(
+        get_peft_model(model, tiny.lora(target_modules=["q_proj", "lm_head"])),
+        args=args,
+        train_dataset=language_rows(),
+        callbacks=list(callbacks),
+    )
+
+
+def whole(model):
+    weights = {}
+    for name, p in model.state_dict(keep_vars=True).items():
+        gathered = [p] if ranks.is_zero3(model) and hasattr(p, "ds_id") else []
+        with deepspeed.zero.GatheredParameters(gathered, modifier_rank=None, enabled=bool(gathered)):
+            weights[name] = p.detach().clone()
+    return weights
+
+
+worker.whole = whole
+
+
+def pair(folder, *others, **how):
+    callback, usual = Seen(), sample.BATCH_TOKENS
+    sample.BATCH_TOKENS = SMALL_BATCH
+    try:
+        plain = trained(folder / "plain", **how)
+        with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.redirect_stderr(said):
+            watched = trained(folder / "watched", callback, *others, **how)
+        return {"plain": plain, "watched": watched, "said": said.getvalue(), "rank": RANK}
+    finally:
+        sample.BATCH_TOKENS = usual
+
+
+def zero1_untied(folder):
+    return pair(folder, zero=engine(1))
+
+
+def zero1_tied(folder):
+    return pair(folder, zero=engine(1), tied=True)
+
+
+def zero2_untied(folder):
+    return pair(folder, zero=engine(2))
+
+
+def zero2_tied(folder):
+    return pair(folder, zero=engine(2), tied=True)
+
+
+def zero3_untied(folder):
+    return pair(folder, zero=engine(3, **SHARDED))
+
+
+def zero3_tied(folder):
+    return pair(folder, zero=engine(3, **SHARDED), tied=True)
+
+
+def zero3_as_it_comes(folder):
+    """DeepSpeed's own settings, which keep small parameters whole, gradient checkpointing and two micro-batches."""
+    more = {"gradient_checkpointing": True, "gradient_accumulation_steps": 2}
+    return pair(folder, zero=engine(3), **more)
+
+
+def zero3_checkpointing(folder):
+    return pair(folder, zero=engine(3, **SHARDED), gradient_checkpointing=True)
+
+
+def zero3_adapters(folder):
+    return pair(folder, zero=engine(3, **SHARDED), peft_config=tiny.lora())
+
+
+def zero3_head_saved(folder):
+    """A head that is trained whole beside the adapters: PEFT's wrapper calls it as a module of its own."""
+    return pair(folder, zero=engine(3, **SHARDED), peft_config=tiny.lora(modules_to_save=["lm_head"]))
+
+
+def zero3_head_adapted(folder):
+    """Adapters on the head, with transformers' Trainer: DPOTrainer refuses them."""
+    return pair(folder, zero=engine(3, **SHARDED), head=True)
+
+
+class Forwards(TrainerCallback):
+    """In what precision layer 4's first projection runs, in training and in the probe."""
+
+    def __init__(self):
+        self.seen = {}
+
+    def on_init_end(self, args, state, control, model=None, **kwargs):
+        def look(module, args):
+            weight = next(iter(module._parameters.values()))  # not by name: ZeRO-3 would gather it
+            how = [torch.is_autocast_enabled("cpu"), str(weight.dtype), str(args[0].dtype)]
+            seen = self.seen.setdefault("training" if module.training else "probe", [])
+            if how not in seen:
+                seen.append(how)
+
+        model.model.layers[3].self_attn.q_proj.register_forward_pre_hook(look)
+
+
+def precision(folder, zero, **arguments):
+    looks = Forwards()
+    result = pair(folder, looks, zero=zero, **arguments)
+    return result | {"forwards": looks.seen}
+
+
+def zero1_bfloat16(folder):
+    return precision(folder, engine(1) | {"bf16": {"enabled": "auto"}}, bf16=True)
+
+
+def zero2_bfloat16(folder):
+    return precision(folder, engine(2) | {"bf16": {"enabled": "auto"}}, bf16=True)
+
+
+def zero3_bfloat16(folder):
+    return precision(folder, engine(3, **SHARDED) | {"bf16": {"enabled": "auto"}}, bf16=True)
+
+
+def zero3_not_cast(folder):
+    """Without a section of its own for bf16 DeepSpeed leaves sharded weights as they were loaded: float32."""
+    return precision(folder, engine(3, **SHARDED), bf16=True)
+
+
+def zero3_autocast(folder):
+    return precision(folder, engine(3, **SHARDED) | {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}})
+
+
+class Stops(TrainerCallback):
+    """Ends training after step 3, behind our callback's back: its last reading is taken when training ends."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step == 3
+
+
+def zero3_stops(folder):
+    how = {"zero": engine(3, **SHARDED)}
+    return {
+        "plain": trained(folder / "plain", Stops(), **how),
+        "watched": trained(folder / "watched", Seen(), Stops(), **how),
+    }
+
+
+def zero3_resumed(folder):
+    """Six steps, and again the last three of them from a checkpoint."""
+    how = {"zero": engine(3, stage3_param_persistence_threshold=0), "save_strategy": "steps", "save_steps": 3}
+    through = trained(folder, Seen(every=1), **how)
+    return {"through": through, "resumed": trained(folder, Seen(every=1), resume=str(folder / "checkpoint-3"), **how)}
+
+
+def fails_in_a_layer(folder, **zero):
+    callback, how = Seen(every=1), {"zero": engine(3, **zero)}
+    plain = trained(folder / "plain", **how)
+    with failing_in_layer_5():
+        watched = trained(folder / "watched", callback, **how)
+    return {"plain": plain, "watched": watched, "batch": callback._probe.sampler.at_a_time["tokens"]}
+
+
+def zero3_fails_in_a_layer(folder):
+    return fails_in_a_layer(folder, **SHARDED)
+
+
+def zero3_fails_as_it_comes(folder):
+    """With prefetching: from the second step on DeepSpeed compares over ranks what it has noted of the last one."""
+    return fails_in_a_layer(folder)
+
+
+def zero3_gathered(folder):
+    """How many elements of the policy are whole at most, at any time in the probe, and how many after it."""
+    seen = {"in layers": 0, "in lens": 0, "after": 0}
+    probe, real_chunks = {"prove": Sampler._prove, "sample": Sampler.sample}, lens.lens_chunks
+
+    def count(model, where):
+        held = [p for p in model.parameters() if getattr(p, "ds_status", None) != ZeroParamStatus.NOT_AVAILABLE]
+        whole_now = sum(getattr(p, "ds_numel", p.numel()) for p in held)  # a plain parameter is whole
+        seen[where] = max(seen[where], whole_now)
+
+    def counted(real):
+        def wrapper(self, *args, **kwargs):
+            def chunks(*a):
+                for item in real_chunks(*a):
+                    count(self._model, "in lens")
+                    yield item
+
+            lens.lens_chunks = chunks
+            # of every module, and before its own hooks: what it needs is still gathered
+            handle = register_module_forward_hook(lambda *_: count(self._model, "in layers"))
+            try:
+                return real(self, *args, **kwargs)
+            finally:
+                lens.lens_chunks = real_chunks
+                handle.remove()
+                count(self._model, "after")
+
+        return wrapper
+
+    Sampler._prove, Sampler.sample = counted(Sampler._prove), counted(Sampler.sample)
+    try:
+        result = trained(folder, Seen(), zero=engine(3, **SHARDED))
+    finally:
+        Sampler._prove, Sampler.sample = probe["prove"], probe["sample"]
+    return result | {"gathered": seen}
+
+
+if __name__ == "__main__":
+    main(globals())
