@@ -4,8 +4,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .config import SpinalConfig
-from .records import Alert, Reading, load_trace
+from .records import Alert, Reading
 from .sinks.base import MemorySink
+from .traces import load_trace
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:

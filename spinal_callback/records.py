@@ -1,19 +1,14 @@
-"""What a run writes down: readings, alerts, and the trace that holds them.
+"""What a run writes down, one JSON object a line: its header, readings and alerts. Standard library only.
 
-Frozen dataclasses with JSON in and out; standard library only, so a trace can be read anywhere (pandas only in
-`to_pandas`, which is asked for by name). NaN is `null` there.
+NaN is `null` in JSON.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import json
 import math
-import warnings
-import zlib
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 SCHEMA = 1  # raised when a reader of older traces would misunderstand a newer one
@@ -120,63 +115,8 @@ class Alert:
         return dataclasses.replace(self, last_good=checkpoint, action=f"{self.action}, or go back to {checkpoint}")
 
 
-NO_HEADER = "a trace begins with its header"
 Record = Header | Reading | Alert
 _KINDS: dict[str, Any] = {cls.kind: cls for cls in (Header, Reading, Alert)}
-
-
-@dataclass(frozen=True)
-class Trace:
-    """A run's trace, read back: `readings` and `alerts` in the order of their steps."""
-
-    header: Header
-    readings: list[Reading] = field(default_factory=list)
-    alerts: list[Alert] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        """Header, readings and alerts as plain JSON values."""
-        return null_for_nan(dataclasses.asdict(self))
-
-    def to_pandas(self) -> Any:
-        """The readings as a pandas DataFrame: a row each, its index the step.
-
-        Columns are named as in W&B, without `spinal/`: `displacement`, `late_alpha`, `delta_alpha_se`, `alpha/layer_1`,
-        `transport/layer_2` (the step that ends there), `trainer/loss`.
-
-        Raises:
-            ImportError: pandas is not installed.
-        """
-        pandas = import_pandas()
-        frame = pandas.DataFrame([_row(reading) for reading in self.readings])
-        return frame.set_index("step") if self.readings else frame
-
-    def _repr_html_(self) -> str | None:
-        """What a notebook shows: the report. None, and so the plain text, where there is nothing to draw yet."""
-        from .report.page import notebook  # drawing costs nothing to those who only read
-
-        return notebook(self.to_json()) if self.readings else None
-
-
-def import_pandas() -> Any:
-    try:
-        import pandas
-    except ImportError as error:
-        raise ImportError("to_pandas needs pandas: pip install pandas") from error
-    return pandas
-
-
-def _row(reading: Reading) -> dict[str, Any]:
-    """A reading with a name for every number of it."""
-    row: dict[str, Any] = {}
-    for key, value in dataclasses.asdict(reading).items():
-        if isinstance(value, list):
-            first = 2 if key.startswith("transport") else 1
-            row |= {f"{key}/layer_{layer}": number for layer, number in enumerate(value, start=first)}
-        elif isinstance(value, dict):
-            row |= {f"{key}/{name}" if key == "trainer" else f"{key}_{name}": v for name, v in value.items()}
-        else:
-            row[key] = value
-    return row
 
 
 def dump_record(record: Record) -> str:
@@ -205,60 +145,6 @@ def parse_record(line: str) -> Record:
         data["window"] = tuple(data["window"])
         return Header(**{k: v for k, v in data.items() if k in names})
     return cls(**{k: _nan_for_null(v) for k, v in data.items() if k in names})
-
-
-def load_trace(path: str | Path) -> Trace:
-    """Reads `trace.jsonl`, plain or as `trace.jsonl.gz` (or the run's folder that holds `_spinal/trace.jsonl`).
-
-    A torn last line, left by a killed process, is skipped with a warning. A step that was probed again (a resumed run)
-    keeps its latest reading.
-
-    Raises:
-        FileNotFoundError: no such file, or no trace in the folder.
-        ValueError: not a trace, of another schema version, two traces in one file, or steps out of order; the message
-            names the file and the line.
-    """
-    path = Path(path)
-    if path.is_dir():
-        path = path / "_spinal" / "trace.jsonl"
-    records: list[Record] = []
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8", errors="replace") as file:
-        try:
-            lines = file.read().splitlines()
-        except (EOFError, zlib.error):
-            raise ValueError(f"{path}: the packed file is cut off or damaged") from None
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = parse_record(line)
-        except ValueError as error:
-            if number < len(lines) or number == 1:
-                raise ValueError(f"{path}, line {number}: {error}") from None
-            warnings.warn(f"{path}: skipped the torn last line {number}", stacklevel=2)
-            break
-        if why := _misplaced(record, records):
-            raise ValueError(f"{path}, line {number}: {why}")
-        records.append(record)
-    if not records:
-        raise ValueError(f"{path}, line 1: {NO_HEADER}")
-    assert isinstance(records[0], Header)
-    readings = {r.step: r for r in records if isinstance(r, Reading)}
-    alerts = {(a.step, a.rule, a.level): a for a in records if isinstance(a, Alert)}
-    return Trace(records[0], [readings[s] for s in sorted(readings)], [alerts[k] for k in sorted(alerts)])
-
-
-def _misplaced(record: Record, before: list[Record]) -> str:
-    """Why a record may not follow those `before` it in a trace; empty if it may."""
-    if not before:
-        return "" if isinstance(record, Header) else NO_HEADER
-    if isinstance(record, Header):
-        return "a second header: two traces in one file"
-    if not isinstance(record, Reading):
-        return ""
-    last = next((r.step for r in reversed(before) if isinstance(r, Reading)), record.step)
-    # a step that is there already is one that was run again
-    if record.step >= last or any(isinstance(r, Reading) and r.step == record.step for r in before):
-        return ""
-    return f"step {record.step} comes after step {last}: the steps are out of order"
 
 
 def null_for_nan(value: Any) -> Any:

@@ -29,7 +29,8 @@ from harm import harm_step
 from intervals import Interval, auroc, bootstrap, median, wilson
 
 from spinal_callback.alerts import detector as drift
-from spinal_callback.records import LEVELS, Alert, Trace, load_trace
+from spinal_callback.records import LEVELS, Alert
+from spinal_callback.traces import Trace, load_trace
 
 HERE = Path(__file__).parent
 TRACES, RESULTS = HERE / "traces", HERE / "results"

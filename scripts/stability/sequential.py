@@ -20,7 +20,7 @@ from intervals import median
 from report import Run, load, thinned
 
 from spinal_callback.alerts.detector import CAP, FULL, PATIENCE, Detector, accumulated
-from spinal_callback.records import Trace
+from spinal_callback.traces import Trace
 
 TAU = 10.0  # training steps that an EWMA remembers
 FACTORS = [0.5 * 1.05**i for i in range(40)]

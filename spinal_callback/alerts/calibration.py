@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..records import Trace
+from ..traces import Trace
 from .detector import peaks
 from .rules import RULES, Limit
 

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..records import LEVELS, Alert, Reading, Trace
+from ..records import LEVELS, Alert, Reading
+from ..traces import Trace
 from .rules import RULES, Limit, Rule
 from .trajectory import HORIZON, Trajectory
 

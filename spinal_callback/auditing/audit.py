@@ -12,11 +12,12 @@ from tqdm.auto import tqdm
 from ..alerts.detector import Detector
 from ..config import SpinalConfig
 from ..distributed import collectives as ranks
-from ..records import Alert, Trace, load_trace
+from ..records import Alert
+from ..traces import Trace, load_trace
 from .checkpoints import Checkpoint, find, steps_of
 from .reader import Plan, Walk, configured
 from .results import Audit
-from .significance import paired, turns
+from .significance import paired, student_t, turns
 
 
 def audit(
@@ -51,6 +52,7 @@ def audit(
         ValueError, ImportError: no model, no tokenizer, prompts that cannot be read, policies that differ in depth or
             in what their tokens mean, whatever `Probe` refuses; the message says what to do.
     """
+    student_t()
     config = configured(config, fields)
     run = steps_of(Path(model)) if adapter is None else {}
     plan = _run(Path(model), run, base) if run else _pair(model, base, adapter)

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from ..config import SpinalConfig
-from ..records import Trace
-from ..traces import load_sound
+from ..traces import Trace, load_sound
 from .checkpoints import find
 from .reader import Walk, configured
 from .results import Comparison
-from .significance import paired, unpaired
+from .significance import paired, student_t, unpaired
 
 SAME = ("position", "tail", "top_k")  # settings that two traces must share to be compared
 
@@ -35,6 +34,7 @@ def compare(
     Raises:
         ValueError, ImportError: as `audit`; a trace and a checkpoint; traces of different depth, prompts or settings.
     """
+    student_t()
     traces = _trace(a), _trace(b)
     if traces[0] is not None and traces[1] is not None:
         return _of_traces(_called(a), _called(b), traces[0], traces[1])

@@ -7,8 +7,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..records import Alert, Reading, Trace, import_pandas, null_for_nan
-from ..sinks.terminal import alert_line, line
+from ..records import Alert, Reading, null_for_nan
+from ..report.text import alert_line, line
+from ..traces import Trace, import_pandas
 
 LEVEL = 0.05  # chance of any false "significant" among all layers of a comparison
 CURVES = {"alpha": "contraction (alpha)", "transport": "transport (rad)"}

@@ -21,13 +21,21 @@ from ..probe.sample import Sample
 from ..records import Header, Reading
 from .results import LEVEL, Change, Changes, Place, Turn
 
-try:
-    from scipy import stats
-except ImportError as error:
-    raise ImportError("audit and compare need scipy: pip install 'spinal_callback[audit]'") from error
-
 Array = np.ndarray[Any, Any]
 DRAWS = 2000  # of the bootstrap
+
+
+def student_t() -> Any:
+    """scipy's Student's t. `audit` and `compare` call this first, before anything that takes long.
+
+    Raises:
+        ImportError: scipy is not installed.
+    """
+    try:
+        from scipy import stats
+    except ImportError as error:
+        raise ImportError("audit and compare need scipy: pip install 'spinal_callback[audit]'") from error
+    return stats.t
 
 
 # --- two checkpoints, the same prompts --------------------------------------------------------------------------------
@@ -176,7 +184,7 @@ def p_values(change: Array, error: Array, freedom: Array) -> Array:
     """Two-sided p of `change / error` under Student's t: `[..., T], [T], [T] -> [..., T]`. No change: 1. NaN stays."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(change == 0, 0.0, np.abs(change / error))
-    p = 2 * stats.t.sf(ratio, freedom)
+    p = 2 * student_t().sf(ratio, freedom)
     return np.where(np.isnan(change) | np.isnan(error), math.nan, p)
 
 
@@ -193,7 +201,7 @@ def holm(p: Array) -> Array:
 
 def _rows(before: Array, after: Array, error: Array, freedom: Array, p: Array) -> list[Change]:
     """One `Change` each; its interval is of 95 % for itself alone."""
-    reach = stats.t.ppf(1 - LEVEL / 2, freedom) * error
+    reach = student_t().ppf(1 - LEVEL / 2, freedom) * error
     columns = (before, after, after - before, error, after - before - reach, after - before + reach, p)
     return [Change(*map(float, row)) for row in zip(*columns, strict=True)]
 

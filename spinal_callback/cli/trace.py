@@ -13,10 +13,10 @@ from ..alerts.calibration import calibrate, load_rules, save_rules
 from ..alerts.detector import replay
 from ..alerts.rules import RULES
 from ..files import free, save
-from ..records import dump_record, load_trace
+from ..records import dump_record
 from ..report.page import names, page
-from ..sinks.terminal import alert_line, line, summary
-from ..traces import load_sound
+from ..report.text import alert_line, line, summary
+from ..traces import load_sound, load_trace
 
 
 def add(commands: Any) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ..records import Reading, Trace
+from ..records import Reading
+from ..traces import Trace
 
 FIELDS = {"alpha": ("Contraction (alpha)", 1), "transport": ("Transport (rad)", 2)}  # title, first layer
 WIDTH, ROW = 1000, 330  # of a picture, and of a row of two panels in it; pixels

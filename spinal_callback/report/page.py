@@ -16,24 +16,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from ..traces import SCALARS, check
+
 Run = Mapping[
     str, Any
 ]  # a trace as JSON: header, readings, alerts; and how many readings were `seen`, if not all are in it
 
-LISTS = {"alpha": 0, "alpha_se": 0, "effective_rank": 0, "transport": 1, "transport_se": 1}  # how many fewer than L
-SCALARS = (
-    "displacement",
-    "entropy",
-    "localization",
-    "coherence",
-    "gradient_concentration",
-    "delta_align",
-    "score",
-    "nonfinite",
-    "prompts",
-    "seconds",
-    "overhead",
-)
 DIGITS = 5  # significant ones that the page keeps: finer than any standard error seen, and half the size of all of them
 DIGITS_OF_ERRORS = 2
 GAP, MINUS = "\u2013", "\u2212"
@@ -83,37 +71,6 @@ def names(paths: Sequence[str]) -> dict[str, str]:
         name = name if short.count(name) == 1 else path
         named[f"{name} ({len(named) + 1})" if name in named else name] = path
     return named
-
-
-# --- is this a trace that can be drawn? ------------------------------------------------------------------------------
-
-
-def check(runs: Mapping[str, Run]) -> None:
-    """Raises ValueError, naming the run, for what cannot be drawn or not be laid over one another."""
-    first, depth = next((name, run["header"]["layers"]) for name, run in runs.items())
-    for name, run in runs.items():
-        if not run["readings"]:
-            raise ValueError(f"{name} has no readings yet: make the report once the run has probed")
-        layers = run["header"]["layers"]
-        for reading in run["readings"]:
-            if wrong := _wrong(reading, layers):
-                raise ValueError(f"{name}, step {reading['step']}: {wrong}: the trace is damaged or foreign")
-        if layers != depth:
-            raise ValueError(
-                f"{name} has {layers} layers and {first} {depth}: only runs of one depth are laid over one another;"
-                " make a report of each"
-            )
-
-
-def _wrong(reading: Mapping[str, Any], layers: int) -> str:
-    for field, fewer in LISTS.items():
-        values = reading[field]
-        if not isinstance(values, list) or len(values) != layers - fewer:
-            return f"{field} is not a list of {layers - fewer} numbers"
-        if not all(value is None or isinstance(value, int | float) for value in values):
-            return f"{field} has what is no number"
-    single = [reading["step"], *(reading[n] for n in SCALARS), *reading["late"].values(), *reading["delta"].values()]
-    return "" if all(v is None or isinstance(v, int | float) for v in single) else "a field has what is no number"
 
 
 # --- the numbers for the pictures ------------------------------------------------------------------------------------

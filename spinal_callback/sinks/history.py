@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
-from ..records import Alert, Header, Reading, Record, Trace
+from ..records import Alert, Header, Reading, Record
+from ..traces import Trace
 
 CELLS = 80_000  # layers times readings that are kept: 1,000 readings of 80 layers
 FEWEST = 200  # readings that are kept of however deep a model

@@ -9,7 +9,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from ..records import Alert, Header, Reading, Record, Trace
+from ..records import Alert, Header, Reading, Record
+from ..traces import Trace
 from .history import History, evenly
 from .logged_values import STEP, Pause, Turn, finite, installed, logged_names, require, scalars, words
 

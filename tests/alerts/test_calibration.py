@@ -9,7 +9,7 @@ from builders import header
 from spinal_callback.alerts.calibration import LEAST, MARGIN, calibrate, load_rules, save_rules
 from spinal_callback.alerts.detector import replay
 from spinal_callback.alerts.rules import RULES, Limit
-from spinal_callback.records import Trace
+from spinal_callback.traces import Trace
 
 LIVELY = {"transport": lambda step: 0.002 * step, "alpha": lambda step: -0.001 * step}
 CALM = {"transport": lambda step: -0.0001 * step}

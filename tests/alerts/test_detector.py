@@ -11,7 +11,7 @@ from builders import header, reading
 from spinal_callback.alerts.detector import CAP, COOLDOWN, PATIENCE, Alarm, Detector, confirmation, peaks, replay
 from spinal_callback.alerts.rules import RULES, Limit
 from spinal_callback.alerts.trajectory import Trajectory
-from spinal_callback.records import Trace
+from spinal_callback.traces import Trace
 
 NAN = math.nan
 WINDOW = (3, 4)

@@ -1,7 +1,7 @@
 """significance.py: errors against the naive reference, tests against tables, coverage of intervals."""
 
-import importlib
 import math
+import subprocess
 import sys
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from architectures import perturbed
 from builders import header, reading
 
+import spinal_callback
 from spinal_callback.auditing.results import Change
 from spinal_callback.auditing.significance import holm, p_values, paired, turns, unpaired
 from spinal_callback.config import SpinalConfig
@@ -208,8 +209,15 @@ def test_a_change_says_what_it_is():
     assert Change(1, 2, 1, 0.1, 0.8, 1.2, 0.049).significant and not Change(1, 2, 1, 0.1, 0.8, 1.2, NAN).significant
 
 
-def test_without_scipy_it_says_what_to_install(monkeypatch):
+@pytest.mark.parametrize("function", [spinal_callback.audit, spinal_callback.compare])
+def test_without_scipy_it_says_what_to_install_before_anything_is_loaded(monkeypatch, function):
     monkeypatch.setitem(sys.modules, "scipy", None)
-    monkeypatch.delitem(sys.modules, "spinal_callback.auditing.significance")
     with pytest.raises(ImportError, match=r"audit and compare need scipy: pip install 'spinal_callback\[audit\]'"):
-        importlib.import_module("spinal_callback.auditing.significance")
+        function("nowhere", "nowhere")
+
+
+def test_without_scipy_the_public_names_are_still_there():
+    """In a process of its own: here scipy has been imported."""
+    code = "import sys; sys.modules['scipy'] = None; from spinal_callback import *; print(audit.__name__, compare.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "audit compare\n"), done.stderr

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from builders import alert, header, reading
 
-from spinal_callback.records import Trace
 from spinal_callback.report.images import NOTHING, depth_trace, heatmaps
+from spinal_callback.traces import Trace
 
 pytest.importorskip("PIL")
 NAN = math.nan

@@ -19,8 +19,8 @@ from made_up import EVIL, hostile
 from spinal_callback import load_trace
 from spinal_callback.cli.main import main
 from spinal_callback.files import save
-from spinal_callback.records import Trace
 from spinal_callback.report.page import check, names, notebook, page, verdict
+from spinal_callback.traces import Trace
 
 CALM = Trace(header(), [reading(0), reading(10)])
 

@@ -8,8 +8,8 @@ import pytest
 from builders import alert, header, reading
 from made_up import EVIL, hostile
 
-from spinal_callback.records import Trace
 from spinal_callback.report.page import page
+from spinal_callback.traces import Trace
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no browser driver: pip install playwright")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

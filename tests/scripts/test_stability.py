@@ -11,7 +11,8 @@ import pytest
 from builders import reading
 from paths import ROOT
 
-from spinal_callback.records import Alert, Header, Trace, load_trace
+from spinal_callback.records import Alert, Header
+from spinal_callback.traces import Trace, load_trace
 
 SUITE = ROOT / "scripts" / "stability"
 sys.path.insert(0, str(SUITE))

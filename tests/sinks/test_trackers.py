@@ -14,11 +14,11 @@ from PIL import Image
 from wandb_runs import history, inspect, metrics, run_folder
 
 from spinal_callback import SpinalCallback
-from spinal_callback.records import Trace
 from spinal_callback.sinks import logged_values as logged
 from spinal_callback.sinks.logged_values import STEP, scalars
 from spinal_callback.sinks.registry import TRACKERS, TrackioSink, WandbSink
 from spinal_callback.sinks.wandb import _rows
+from spinal_callback.traces import Trace
 
 # --- scalars
 

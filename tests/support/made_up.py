@@ -2,7 +2,7 @@
 
 from builders import alert, header, reading
 
-from spinal_callback.records import Trace
+from spinal_callback.traces import Trace
 
 START = {"alpha": 0.8, "transport": 1.2}
 
