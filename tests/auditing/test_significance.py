@@ -218,6 +218,6 @@ def test_without_scipy_it_says_what_to_install_before_anything_is_loaded(monkeyp
 
 def test_without_scipy_the_public_names_are_still_there():
     """In a process of its own: here scipy has been imported."""
-    code = "import sys; sys.modules['scipy'] = None; from spinal_callback import *; print(audit.__name__, compare.__name__)"
+    code = "import sys; sys.modules['scipy'] = None; from spinal_callback import *; print(audit, compare)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stdout) == (0, "audit compare\n"), done.stderr
+    assert done.returncode == 0 and "<function audit" in done.stdout, done.stderr

@@ -17,7 +17,7 @@ def test_the_package_has_prompts_of_its_own():
     chats = shipped(tiny.tokenizer())
     assert len(chats) == 64 and all(chat[-1]["role"] == "user" for chat in chats)
     assert shipped(tiny.tokenizer(chat=False)) == [chat[-1]["content"] for chat in chats]
-    assert len({json.dumps(chat) for chat in chats}) == 64 and SHIPPED.parent.name == "spinal_callback"
+    assert len({json.dumps(chat) for chat in chats}) == 64 and SHIPPED.parent.name == "probe"
 
 
 FILES = {
