@@ -1,4 +1,6 @@
-"""What a probe costs, against what the machine could do at best: `python scripts/bench_probe.py [PART ...]`.
+"""What a probe costs, against what the machine could do at best.
+
+    python scripts/benchmarks/bench_probe.py [PART ...]
 
     stages    forward, lens, spectra, statistics, logging: time, as a multiple of its floor, peak memory
     naive     the notebooks' way (all hidden states, softmax over the vocabulary at all positions of every layer)
@@ -130,8 +132,10 @@ def against_before(path: str, repeats: int, ref: str) -> None:
         subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)
         (Path(folder) / "spinal_callback").rename(Path(folder) / "spinal_before")
         sys.path.insert(0, folder)
-        before = [importlib.import_module(f"spinal_before.{name}") for name in ("probe", "prompts", "config")]
-        old = before[0].Probe(model, before[1].PromptSet(prompts.ids, prompts.answers), before[2].SpinalConfig())
+        nested = (Path(folder) / "spinal_before" / "probe").is_dir()  # older commits had all modules in one folder
+        names = ("probe.probe", "probe.prompts", "config") if nested else ("probe", "prompts", "config")
+        probes, sets, settings = [importlib.import_module(f"spinal_before.{name}") for name in names]
+        old = probes.Probe(model, sets.PromptSet(prompts.ids, prompts.answers), settings.SpinalConfig())
         new = Probe(model, prompts, SpinalConfig())
         old.read(0)
         new.read(0)

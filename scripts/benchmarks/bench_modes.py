@@ -1,6 +1,7 @@
-"""Peak memory of DPO training without and with the probe, in every mode: `python scripts/bench_modes.py`.
+"""Peak memory of DPO training without and with the probe, in every mode.
 
-    python scripts/bench_modes.py [--modes full lora bf16 checkpointing ddp fsdp2 zero2 zero3] [--model MODEL]
+    python scripts/benchmarks/bench_modes.py [--modes full lora bf16 checkpointing ddp fsdp2 zero2 zero3]
+        [--model MODEL]
 
 SmolLM2-135M-Instruct (or `--model`), the quickstart's pairs and probe prompts, two steps, a probe before the first and
 after the last. Every run has a process of its own (two ranks for DDP, FSDP2 and DeepSpeed, over gloo on a CPU); the
@@ -29,9 +30,9 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DATA = ROOT / "recipes" / "data"
-sys.path[:0] = [str(ROOT / "recipes"), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT / "recipes"), str(ROOT / "tests"), str(ROOT / "tests" / "support")]
 
 from smollm2 import smollm2  # noqa: E402
 

@@ -1,6 +1,6 @@
 """What telling a reading costs the training loop: 80 layers, a real offline W&B run, medians.
 
-    python scripts/bench_logging.py
+    python scripts/benchmarks/bench_logging.py
 
 Prints milliseconds for a probe's scalars (limit: 20), for the pictures, and for the end: table, report, artifact.
 """

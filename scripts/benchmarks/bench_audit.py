@@ -1,6 +1,6 @@
-"""`spinal audit` against the bare forward passes over the same prompts: `python scripts/bench_audit.py`.
+"""`spinal audit` against the bare forward passes over the same prompts.
 
-    python scripts/bench_audit.py [--prompts hh.jsonl.gz] [--num-prompts 512] [--runs 3] [--model MODEL]
+    python scripts/benchmarks/bench_audit.py [--prompts hh.jsonl.gz] [--num-prompts 512] [--runs 3] [--model MODEL]
 
 SmolLM2-135M-Instruct (or `--model`), in one process, turn about. An audit is everything after the start of the process:
 loading, tokenizing, the proof of the lens, forward passes, lens, spectra and errors of a checkpoint without a base. The
@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "recipes"), str(ROOT / "scripts")]
 
 from reproduce_paper import prompts_of  # noqa: E402

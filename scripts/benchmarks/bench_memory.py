@@ -1,4 +1,6 @@
-"""Peak memory of a probe beyond the bare forward pass, beside the naive method's: `python scripts/bench_memory.py`.
+"""Peak memory of a probe beyond the bare forward pass, beside the naive method's.
+
+    python scripts/benchmarks/bench_memory.py [--runs 3] [--only forward|probe|naive] [--model MODEL]
 
 SmolLM2-135M-Instruct (or `--model`), the 64 probe prompts of the quickstart, each method in a process of its own on the
 CPU; the figure is the median over `--runs` of the process's peak resident memory: what an allocator gives back in time
@@ -21,7 +23,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "recipes"))
 
 from smollm2 import smollm2  # noqa: E402
