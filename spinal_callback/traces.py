@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .records import Alert, Header, Reading, Record, null_for_nan, parse_record
+from .run_folder import trace_path
 
 Run = Mapping[str, Any]  # a trace as JSON: header, readings, alerts
 
@@ -102,7 +103,7 @@ def load_trace(path: str | Path) -> Trace:
     """
     path = Path(path)
     if path.is_dir():
-        path = path / "_spinal" / "trace.jsonl"
+        path = trace_path(path)
     records: list[Record] = []
     with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8", errors="replace") as file:
         try:

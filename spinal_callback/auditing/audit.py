@@ -13,8 +13,9 @@ from ..alerts.detector import Detector
 from ..config import SpinalConfig
 from ..distributed import collectives as ranks
 from ..records import Alert
+from ..run_folder import checkpoint_name, checkpoints
 from ..traces import Trace, load_trace
-from .checkpoints import Checkpoint, find, steps_of
+from .checkpoints import Checkpoint, find
 from .reader import Plan, Walk, configured
 from .results import Audit
 from .significance import paired, student_t, turns
@@ -54,7 +55,7 @@ def audit(
     """
     student_t()
     config = configured(config, fields)
-    run = steps_of(Path(model)) if adapter is None else {}
+    run = checkpoints(Path(model)) if adapter is None else {}
     plan = _run(Path(model), run, base) if run else _pair(model, base, adapter)
     walk = Walk(plan, prompts, config, device_map).go()
     alerts = _alerts(walk) if run else []
@@ -111,7 +112,7 @@ def _alerts(walk: Walk) -> list[Alert]:
         for alert in detector.update(reading):
             calm = detector.calm(alert.rule)
             saved = calm > 0 and calm in walk.plan
-            alerts.append(alert.going_back_to(f"checkpoint-{calm}") if saved else alert)
+            alerts.append(alert.going_back_to(checkpoint_name(calm)) if saved else alert)
     return alerts
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.peft_utils import find_adapter_config_file
+
+from ..run_folder import checkpoint_step, trace_path
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.index.json")
 TOKENIZERS = ("tokenizer*", "vocab*", "spiece.model")
@@ -111,12 +112,6 @@ def find(path: str | Path, adapter: str | Path | None = None) -> Checkpoint:
     return Checkpoint(_called(place), place)
 
 
-def steps_of(run: Path) -> dict[int, Path]:
-    """Step -> folder of a run's checkpoints, in order; none if it is not a run's folder."""
-    found = ((re.fullmatch(r"checkpoint-(\d+)", p.name), p) for p in run.glob("checkpoint-*") if p.is_dir())
-    return dict(sorted((int(match[1]), p) for match, p in found if match))
-
-
 def entrance(model: Any) -> torch.device:
     """Where the inputs of a model go, also of one that accelerate has spread over devices and disk."""
     device = model.get_input_embeddings().weight.device
@@ -131,7 +126,7 @@ def _check(place: str) -> None:
             raise ValueError(f"{place} is a file, but no .gguf: give a model's folder, a hub id or a GGUF file")
     elif path.is_dir():
         if not (path / "config.json").exists():
-            seen = (path / "_spinal" / "trace.jsonl").exists()
+            seen = trace_path(path).exists()
             more = f" (its trace is: spinal report {place})" if seen else ""
             raise ValueError(
                 f"{place} is a folder without a model: no config.json or {ADAPTER}, and no checkpoint-N in it{more}"
@@ -185,7 +180,7 @@ def _called(place: str) -> str:
     if not path.exists():
         return place
     path = path.resolve()
-    return f"{path.parent.name}/{path.name}" if re.fullmatch(r"checkpoint-\d+", path.name) else path.name
+    return f"{path.parent.name}/{path.name}" if checkpoint_step(path) is not None else path.name
 
 
 def _line(error: Exception) -> str:

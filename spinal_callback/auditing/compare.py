@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import SpinalConfig
+from ..run_folder import trace_path
 from ..traces import Trace, load_sound
 from .checkpoints import find
 from .reader import Walk, configured
@@ -54,7 +55,7 @@ def _trace(source: str | Path | Trace) -> Trace | None:
     path = Path(source).expanduser()
     if path.name.endswith((".jsonl", ".jsonl.gz")):
         return load_sound(path)
-    saved = (path / "_spinal" / "trace.jsonl").exists() and not (path / "config.json").exists()
+    saved = trace_path(path).exists() and not (path / "config.json").exists()
     return load_sound(path) if saved else None
 
 

@@ -16,6 +16,7 @@ from ..files import free, save
 from ..records import dump_record
 from ..report.page import names, page
 from ..report.text import alert_line, line, summary
+from ..run_folder import REPORT, trace_path
 from ..traces import load_sound, load_trace
 
 
@@ -37,7 +38,7 @@ def add(commands: Any) -> None:
     fit.set_defaults(run=_calibrate)
     draw = commands.add_parser("report", help="write a saved trace, or several, as one HTML page that needs no network")
     draw.add_argument("traces", nargs="+", help="trace.jsonl, or output folders; several are laid over one another")
-    draw.add_argument("-o", "--output", default="report.html", help="the page to write (default: report.html)")
+    draw.add_argument("-o", "--output", default=REPORT, help=f"the page to write (default: {REPORT})")
     draw.add_argument("--force", action="store_true", help="replace the output file if it is there")
     draw.set_defaults(run=_report)
 
@@ -94,9 +95,7 @@ def _drawable(path: str, output: Path) -> dict[str, Any]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         run = load_sound(path).to_json()
-    if any(
-        output.exists() and output.samefile(p) for p in (Path(path), Path(path, "_spinal", "trace.jsonl")) if p.exists()
-    ):
+    if any(output.exists() and output.samefile(p) for p in (Path(path), trace_path(Path(path))) if p.exists()):
         raise ValueError(f"{output} is the trace itself: give another -o")
     for warning in caught:
         print(f"spinal report: {warning.message}", file=sys.stderr)

@@ -16,6 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from ..run_folder import run_of
 from ..traces import SCALARS, check
 
 Run = Mapping[
@@ -62,10 +63,8 @@ def notebook(run: Run) -> str:
 
 def names(paths: Sequence[str]) -> dict[str, str]:
     """What a person calls each run -> its path: the output folder or the file's own name; the path where two agree."""
-    short = []
-    for place in map(Path, paths):
-        folder = place.parent.parent if place.parent.name == "_spinal" else place
-        short.append(re.sub(r"(\.trace)?\.jsonl(\.gz)?$", "", folder.resolve().name))
+    folders = [run_of(Path(path)).resolve().name for path in paths]
+    short = [re.sub(r"(\.trace)?\.jsonl(\.gz)?$", "", folder) for folder in folders]
     named: dict[str, str] = {}
     for name, path in zip(short, paths, strict=True):
         name = name if short.count(name) == 1 else path

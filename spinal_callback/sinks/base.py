@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from ..files import save
 from ..records import Alert, Header, Reading, Record, dump_record, parse_record
 from ..report.page import page
+from ..run_folder import run_of
 from .history import History
 
 REQUIRED = ("write", "close")  # of a sink; `follow` and `complete` it may have
@@ -112,7 +113,7 @@ class PageSink:
     def close(self) -> None:
         trace = self._history.trace
         if trace is not None and trace.readings:
-            name = self.path.absolute().parent.parent.name
+            name = run_of(self.path.absolute()).name
             save(self.path, page({name: {**trace.to_json(), "seen": self._history.seen}}))
 
 

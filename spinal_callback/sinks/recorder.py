@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..records import Alert, Header, Record
+from ..run_folder import replaced_trace_path, report_path, trace_path
 from .base import Fanout, JsonLinesSink, PageSink, Sink
 from .logged_values import installed
 from .registry import TRACKERS
@@ -39,12 +40,12 @@ class Recorder:
         Raises:
             ValueError: the folder cannot be written.
         """
-        path = folder / "_spinal" / "trace.jsonl"
+        path = trace_path(folder)
         if home is None and step > 0 and path.exists():  # of another reference: not to be mixed with ours
-            path.replace(path.with_name(f"trace_before_{step}.jsonl"))
-        earlier = None if home is None else home / "_spinal" / "trace.jsonl"
+            path.replace(replaced_trace_path(folder, step))
+        earlier = None if home is None else trace_path(home)
         trace = JsonLinesSink(path, resume_at=step or None, earlier=earlier)
-        report = PageSink(path.with_name("report.html"))  # before the trackers: one of them sends it on
+        report = PageSink(report_path(folder))  # before the trackers: one of them sends it on
         more: list[Any] = [TerminalSink(path) if s == "terminal" else s for s in self.asked]
         self.fanout, self._open = Fanout([trace, report, *more]), True
         self.fanout.follow(trace.earlier, report.path)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 from transformers import Trainer, TrainerCallback
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from ..config import SpinalConfig
-from ..records import Alert, Header, Record
 from ..sinks.base import Sink
-from ..sinks.logged_values import headlines
 from ..sinks.recorder import named
 from ..sinks.registry import TRACKERS
+from ..sinks.trainer_trackers import ReporterSink
 from .callback import SpinalCallback
 
 COUNTS_ROWS = INTEGRATION_TO_CALLBACK["dvclive"]  # each row of ours would push its axis one on: it is left out
@@ -73,30 +70,3 @@ class BeforeTheOthers(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._callback.on_train_end(args, state, control, **kwargs)
-
-
-class ReporterSink:
-    """Hands headline scalars to one of the Trainer's own tracker callbacks, as if the Trainer had logged them.
-
-    That callback alone is called: not `trainer.log`, which would change `log_history`, drain TRL's averages and keep
-    the step's own row from being logged.
-    """
-
-    def __init__(self, trainer: Trainer, reporter: TrainerCallback) -> None:
-        self._trainer, self._reporter, self._alerts = trainer, reporter, 0
-        self.name = type(reporter).__name__
-
-    def follow(self, earlier: Sequence[Record], report: Path) -> None:
-        """Told before the header: what a resumed run's trace has."""
-        self._alerts = sum(isinstance(record, Alert) for record in earlier)
-
-    def write(self, record: Record) -> None:
-        if isinstance(record, Header):
-            return
-        self._alerts += isinstance(record, Alert)
-        trainer, row = self._trainer, headlines(record, self._alerts)
-        control = copy.copy(trainer.control)  # a tracker's word on it is not for the training
-        self._reporter.on_log(trainer.args, trainer.state, control, logs=row, model=trainer.model)
-
-    def close(self) -> None:
-        pass

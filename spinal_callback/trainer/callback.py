@@ -24,13 +24,13 @@ from ..probe.probe import Probe
 from ..probe.prompts import PromptSet, collect
 from ..probe.undisturbed import random_states_kept
 from ..records import LEVELS, TRAINER_KEYS, Alert, Reading
+from ..run_folder import REFERENCE_FILE, checkpoint_name, references
 from ..sinks.base import Sink
 from ..sinks.recorder import Recorder
 from ..sinks.terminal import say
 from .schedule import Clock, Cost, Schedule
 
 KEY = "spinal_callback"  # of our part of the trainer's state; not the class's name, which the Trainer would look up
-START = "spinal_start.safetensors"  # the reference, in each checkpoint's folder
 
 
 class SpinalCallback(TrainerCallback):
@@ -150,11 +150,11 @@ class SpinalCallback(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """The reference goes beside the checkpoint's weights: a run resumed there is held against the same step 0."""
-        folder = Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
+        folder = Path(args.output_dir or ".") / checkpoint_name(state.global_step)
         probe = self._probe
         self._checkpoints.append(state.global_step)
         if state.is_world_process_zero and probe is not None:
-            self._guarded(lambda: probe.save_start(folder / START), state, "the reference was not saved")
+            self._guarded(lambda: probe.save_start(folder / REFERENCE_FILE), state, "the reference was not saved")
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -233,7 +233,7 @@ class SpinalCallback(TrainerCallback):
     def _with_last_good(self, alert: Alert) -> Alert:
         """Names the last checkpoint that a reading without a sign came after, and that is still there."""
         calm = self._detector.calm(alert.rule)
-        names = [f"checkpoint-{step}" for step in self._checkpoints if step <= calm]
+        names = [checkpoint_name(step) for step in self._checkpoints if step <= calm]
         kept = [name for name in names if (Path(self._folder) / name).is_dir()]
         return alert.going_back_to(kept[-1]) if kept else alert
 
@@ -271,7 +271,7 @@ class SpinalCallback(TrainerCallback):
         """Takes up the reference that `saved` tells of, from any checkpoint in `folder`: a run has only one."""
         assert self._probe is not None
         probe = self._probe
-        return any(probe.load_start(path, saved["reference"]) for path in sorted(folder.glob(f"checkpoint-*/{START}")))
+        return any(probe.load_start(path, saved["reference"]) for path in references(folder))
 
     def _say(self, text: str) -> None:
         if ranks.rank() == 0:

@@ -9,7 +9,7 @@ import tiny
 import torch
 from architectures import perturbed
 
-from spinal_callback.auditing.checkpoints import Checkpoint, entrance, find, steps_of
+from spinal_callback.auditing.checkpoints import Checkpoint, entrance, find
 from spinal_callback.config import SpinalConfig
 from spinal_callback.probe.probe import Probe
 from spinal_callback.probe.prompts import PromptSet
@@ -79,14 +79,6 @@ def test_the_adapter_that_training_began_with_is_loaded_beside(tmp_path, base):
     saved.adapter(tmp_path / "adapter" / "ref", base, seed=1)
     model = find(tmp_path / "adapter").load()
     assert set(model.peft_config) == {"default", "ref"} and model.active_adapter == "default"
-
-
-def test_checkpoints_of_a_run_are_in_the_order_of_their_steps(tmp_path):
-    for name in ("checkpoint-100", "checkpoint-20", "checkpoint-x", "other"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "checkpoint-5").write_text("no folder")
-    assert list(steps_of(tmp_path)) == [20, 100]
-    assert steps_of(tmp_path / "nowhere") == {}
 
 
 def test_names_are_short(tmp_path):

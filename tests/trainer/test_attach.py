@@ -15,7 +15,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from spinal_callback import MemorySink, SpinalCallback, attach, load_trace
 from spinal_callback.sinks.registry import TrackioSink
-from spinal_callback.trainer.attach import ReporterSink
+from spinal_callback.sinks.trainer_trackers import ReporterSink
 
 HEADLINES = {"alerts", "late_alpha", "late_transport", "displacement", "localization", "score", "overhead", "interval"}
 RUN = """

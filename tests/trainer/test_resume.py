@@ -22,7 +22,8 @@ from wandb_runs import history, inspect
 from spinal_callback import MemorySink, load_trace
 from spinal_callback.probe import sample
 from spinal_callback.probe.probe import Probe
-from spinal_callback.trainer.callback import KEY, START
+from spinal_callback.run_folder import REFERENCE_FILE
+from spinal_callback.trainer.callback import KEY
 from spinal_callback.trainer.schedule import Schedule
 
 CLOCKED = ("seconds", "overhead", "peak_bytes")
@@ -79,7 +80,7 @@ def weights(folder):
     return {
         path.name: path.read_bytes()
         for path in (folder / "checkpoint-8").iterdir()
-        if path.name in ("model.safetensors", "adapter_model.safetensors", START)
+        if path.name in ("model.safetensors", "adapter_model.safetensors", REFERENCE_FILE)
     }
 
 
@@ -170,7 +171,7 @@ def test_the_callback_can_be_dropped_and_taken_up_again(tmp_path, whole):
     """Steps 5 and 6 are trained without it. What comes after is held against the first run's step 0."""
     part(tmp_path, twins.watcher(), until=4)
     dropped = part(tmp_path, until=6, resume=True)
-    assert dropped.state.global_step == 6 and not (tmp_path / "checkpoint-6" / START).exists()
+    assert dropped.state.global_step == 6 and not (tmp_path / "checkpoint-6" / REFERENCE_FILE).exists()
     part(tmp_path, twins.watcher(), until=8, resume=True)
     expected = [r for r in without_logs(told(whole)) if r["step"] not in (5, 6)]
     assert without_logs(told(tmp_path)) == expected
@@ -185,7 +186,7 @@ def test_weights_are_those_of_a_run_that_never_had_it(tmp_path, whole):
 def test_a_torn_reference_is_no_obstacle(tmp_path, whole):
     """Another checkpoint's is taken: they are all the same."""
     part(tmp_path, twins.watcher(), until=4)
-    (tmp_path / "checkpoint-2" / START).write_bytes(b"torn")  # the first that is looked at
+    (tmp_path / "checkpoint-2" / REFERENCE_FILE).write_bytes(b"torn")  # the first that is looked at
     with pytest.warns(UserWarning, match="cannot read .*checkpoint-2"):
         part(tmp_path, twins.watcher(), until=8, resume=True)
     assert told(tmp_path) == told(whole)
