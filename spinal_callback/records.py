@@ -60,6 +60,8 @@ class Reading:
         interval: steps until the next probe, as planned; 0 where none is.
         peak_bytes: by how much the probe raised the process's peak memory (0: it stayed below the training's own).
         trainer: the Trainer's own numbers as it logged them last (`TRAINER_KEYS`), for the alert rules.
+        alpha_change_se, transport_change_se: paired standard errors of each layer's change since step 0, as long as
+            `alpha` and `transport`. Empty in traces of earlier versions.
     """
 
     step: int
@@ -85,6 +87,8 @@ class Reading:
     interval: int = 0
     peak_bytes: int = 0
     trainer: dict[str, float] = field(default_factory=dict)
+    alpha_change_se: list[float] = field(default_factory=list)
+    transport_change_se: list[float] = field(default_factory=list)
 
     kind = "reading"
 

@@ -76,6 +76,8 @@ MEASURES: dict[str, Callable[[View], Any]] = {
     "effective_rank": lambda view: view.now.effective_rank.tolist(),
     "transport": lambda view: view.now.transport.mean(-1).tolist(),
     "transport_se": lambda view: measures.standard_error(view.now.transport).tolist(),
+    "alpha_change_se": lambda view: measures.jackknife_error((view.now.deleted - view.start.deleted).T).tolist(),
+    "transport_change_se": lambda view: measures.standard_error(view.now.transport - view.start.transport).tolist(),
     "late": lambda view: dict(zip(("alpha", "transport"), view.late_means(view.now), strict=True)),
     "delta": _delta,
     "displacement": lambda view: float(view.now.displacement.mean()),

@@ -52,6 +52,9 @@ def expected(t, eps, start=None):
         paired = np.mean(ref.steps_in(step - step0, *WINDOW), axis=0)
         jackknife = ref.jackknife_late_alpha_change(t["h"], start["h"], *WINDOW, eps=eps)
         want["delta"] = late[0] - late0[0], jackknife, late[1] - late0[1], ref.paired_se(paired)
+        layers = range(1, len(alpha) + 1)
+        want["alpha_change_se"] = [ref.jackknife_late_alpha_change(t["h"], start["h"], i, i, eps=eps) for i in layers]
+        want["transport_change_se"] = [ref.paired_se(d) for d in step - step0]
         want["displacement"] = ref.displacement(t["z"][-1], start["z"][-1]).mean()
         want["localization"] = ref.localization(alpha - alpha0, (step - step0).mean(1), *WINDOW)
         want["delta_align"] = ref.delta_align(late[0], late0[0], late[1], late0[1])
