@@ -70,11 +70,15 @@ def load(name: str, config: str | None = None) -> DatasetDict:
     return load_dataset(name, config)
 
 
-def main() -> None:
+def arguments(command: list[str] | None = None) -> tuple[DataArguments, DPOConfig, ModelConfig, SpinalConfig]:
+    """What the flags, and the file behind `--config`, ask for; `command` defaults to the process's own arguments."""
     kinds: Any = (DataArguments, DPOConfig, ModelConfig, SpinalArguments)
-    parser = TrlParser(kinds)
-    data_args, args, model_args, spinal_args = parser.parse_args_and_config()
-    config = spinal_config(spinal_args)
+    data_args, args, model_args, spinal_args = TrlParser(kinds).parse_args_and_config(command)
+    return data_args, args, model_args, spinal_config(spinal_args)
+
+
+def main() -> None:
+    data_args, args, model_args, config = arguments()
 
     precision = {} if model_args.dtype in (None, "auto") else {"dtype": getattr(torch, model_args.dtype)}
     model = AutoModelForCausalLM.from_pretrained(

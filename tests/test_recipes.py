@@ -3,12 +3,14 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import tiny
+from accelerate.commands.config.config_args import load_config_from_file
 from paths import ROOT
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -37,7 +39,7 @@ def model(tmp_path_factory):
 def run(recipe, *arguments, cwd, check=True):
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, RECIPES / recipe, *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, env=env, timeout=240, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=cwd, env=env, timeout=900, capture_output=True, text=True)
     assert not (check and done.returncode), done.stderr
     return done
 
@@ -83,24 +85,57 @@ def test_dpo_on_json_lines_with_our_fields_as_flags(model, tmp_path):
     assert (tmp_path / "run" / "model.safetensors").exists()
 
 
-def test_dpo_on_a_saved_data_set_with_lora(model, tmp_path):
+def test_dpo_on_a_saved_data_set_with_the_settings_for_one_gpu(model, tmp_path):
     tiny.preferences().save_to_disk(tmp_path / "saved")
-    lora = ["--use_peft", "--lora_target_modules", "q_proj", "v_proj", "--spinal_every", 2]
-    dpo(model, tmp_path / "saved", *lora, cwd=tmp_path)
-    assert [r.step for r in load_trace(tmp_path / "run").readings] == [0, 2]
+    dpo(model, tmp_path / "saved", "--config", RECIPES / "runs" / "lora_one_gpu.yaml", cwd=tmp_path)
+    trace = load_trace(tmp_path / "run")
+    assert [r.step for r in trace.readings] == [0, 2] and trace.header.config["stop_on"] == "error"
     assert (tmp_path / "run" / "adapter_model.safetensors").exists()
 
 
-@pytest.mark.parametrize(
-    ("data", "flags", "words"),
-    [
-        ("nowhere.jsonl", [], "--dataset_name nowhere.jsonl: no such file"),
-        ("nowhere.jsonl", ["--spinal_every", "0"], 'every must be a whole number >= 1 or "auto", got 0'),
-    ],
-)
-def test_dpo_says_what_is_wrong(model, tmp_path, data, flags, words):
-    done = dpo(model, data, *flags, cwd=tmp_path, check=False)
-    assert done.returncode != 0 and words in done.stderr
+RUNS = sorted((RECIPES / "runs").glob("*.yaml"))
+
+
+@pytest.fixture
+def parse(monkeypatch):
+    """dpo.py's own reading of its flags, in this process."""
+    monkeypatch.syspath_prepend(RECIPES)
+    import dpo
+
+    return lambda *command: dpo.arguments([*map(str, command), "--use_cpu", "true"])
+
+
+@pytest.mark.parametrize("file", RUNS, ids=lambda path: path.stem)
+def test_a_file_of_settings_is_read_by_dpo(parse, file):
+    data, args, model, config = parse("--config", file)
+    assert (data.dataset_name, args.warmup_steps) == ("trl-lib/ultrafeedback_binarized", 0.1)
+    assert model.use_peft == ("lora" in file.stem)
+    assert (config.every, config.stop_on) == ("auto", "error")
+    assert parse("--config", file, "--beta", "0.2", "--spinal_every", "7")[1].beta == 0.2  # a flag goes before the file
+
+
+def test_a_misspelled_setting_is_refused(parse, tmp_path):
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(RUNS[0].read_text().replace("spinal_every", "spinal_evry"))
+    with pytest.raises(ValueError, match="spinal_evry"):
+        parse("--config", wrong)
+
+
+@pytest.mark.parametrize("file", sorted((RECIPES / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_launch_file_is_one_that_accelerate_reads_and_its_command_names_what_is_there(file):
+    assert load_config_from_file(str(file)).num_processes == (1 if file.stem == "one_gpu" else 8)
+    named = re.findall(r"recipes/[\w/.]+", file.read_text().splitlines()[0])
+    assert str(file.relative_to(ROOT)) in named and all((ROOT / name).is_file() for name in named)
+
+
+def test_a_file_of_pairs_that_is_not_there_ends_the_run_with_its_name(model, tmp_path):
+    done = dpo(model, "nowhere.jsonl", cwd=tmp_path, check=False)
+    assert done.returncode != 0 and "--dataset_name nowhere.jsonl: no such file" in done.stderr
+
+
+def test_a_setting_out_of_range_is_refused_before_a_model_is_loaded(parse):
+    with pytest.raises(ValueError, match='every must be a whole number >= 1 or "auto", got 0'):
+        parse("--dataset_name", "nowhere.jsonl", "--output_dir", "run", "--spinal_every", 0)
 
 
 def test_the_model_is_fetched_checked_and_refused_if_it_is_another(tmp_path, monkeypatch):
