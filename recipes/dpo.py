@@ -71,24 +71,31 @@ def load(name: str, config: str | None = None) -> DatasetDict:
 
 
 def arguments(command: list[str] | None = None) -> tuple[DataArguments, DPOConfig, ModelConfig, SpinalConfig]:
-    """What the flags, and the file behind `--config`, ask for; `command` defaults to the process's own arguments."""
+    """What the flags and the file behind `--config` ask for; `command`: the process's own arguments if left out.
+
+    Raises:
+        ValueError: no model is named, or a field of SpinalConfig is out of its range.
+    """
     kinds: Any = (DataArguments, DPOConfig, ModelConfig, SpinalArguments)
     data_args, args, model_args, spinal_args = TrlParser(kinds).parse_args_and_config(command)
+    if model_args.model_name_or_path is None:
+        raise ValueError("--model_name_or_path is missing: give a hub id or a folder")
     return data_args, args, model_args, spinal_config(spinal_args)
 
 
 def main() -> None:
     data_args, args, model_args, config = arguments()
+    name = str(model_args.model_name_or_path)
 
     precision = {} if model_args.dtype in (None, "auto") else {"dtype": getattr(torch, model_args.dtype)}
     model = AutoModelForCausalLM.from_pretrained(
-        model_args.model_name_or_path,
+        name,
         revision=model_args.model_revision,
         attn_implementation=model_args.attn_implementation,
         quantization_config=get_quantization_config(model_args),
         **precision,
     )
-    tokenizer = AutoTokenizer.from_pretrained(model_args.model_name_or_path)
+    tokenizer = AutoTokenizer.from_pretrained(name)
     splits = load(data_args.dataset_name, data_args.dataset_config)
 
     trainer = DPOTrainer(

@@ -133,9 +133,16 @@ def test_a_file_of_pairs_that_is_not_there_ends_the_run_with_its_name(model, tmp
     assert done.returncode != 0 and "--dataset_name nowhere.jsonl: no such file" in done.stderr
 
 
-def test_a_setting_out_of_range_is_refused_before_a_model_is_loaded(parse):
-    with pytest.raises(ValueError, match='every must be a whole number >= 1 or "auto", got 0'):
-        parse("--dataset_name", "nowhere.jsonl", "--output_dir", "run", "--spinal_every", 0)
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--model_name_or_path", "m", "--spinal_every", 0], 'every must be a whole number >= 1 or "auto", got 0'),
+        ([], "--model_name_or_path is missing: give a hub id or a folder"),
+    ],
+)
+def test_wrong_flags_are_refused_before_a_model_is_loaded(parse, flags, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        parse("--dataset_name", "nowhere.jsonl", "--output_dir", "run", *flags)
 
 
 def test_the_model_is_fetched_checked_and_refused_if_it_is_another(tmp_path, monkeypatch):
