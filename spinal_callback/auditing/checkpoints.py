@@ -1,4 +1,4 @@
-"""Where a policy's weights are, and how they become a model: a folder, a hub id, a GGUF file, an adapter."""
+"""Finds a policy's weights (a folder, a hub id, a GGUF file, an adapter) and loads them as a model."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..run_folder import checkpoint_step, trace_path
+from .hub import check_on_hub, one_line
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.index.json")
 TOKENIZERS = ("tokenizer*", "vocab*", "spiece.model")
 ADAPTER = "adapter_config.json"
+GIVE_BASE = "give the base model as MODEL and this adapter with --adapter"
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,9 @@ class Checkpoint:
     """A policy that can be loaded.
 
     Attributes:
-        name: what it is called: a hub id as it is, of a path its last parts.
-        model: folder, hub id or GGUF file with the whole weights.
-        adapter: folder or hub id of a PEFT adapter on top of them; empty: none.
+        name: what messages and results call it: the hub id, or the last parts of the path.
+        model: folder, hub id or GGUF file with all weights of a model.
+        adapter: folder or hub id of a PEFT adapter for that model; empty for none.
     """
 
     name: str
@@ -35,38 +37,44 @@ class Checkpoint:
     adapter: str = ""
 
     def load(self, device_map: Any = "auto", offload: str | None = None) -> Any:
-        """The model, in the precision that it was saved in, in evaluation mode.
+        """The model, in the precision in which it was saved, in evaluation mode. Code that comes with it is never run.
 
         Args:
-            device_map: as `from_pretrained` takes it: "auto" spreads over the devices, and over the disk at last.
-            offload: folder for what has to go to the disk.
+            device_map: as `from_pretrained` takes it: "auto" fills the accelerators, then memory, then the disk.
+            offload: folder for weights that have to stay on the disk.
 
         Raises:
-            ValueError: it cannot be loaded, or its files lack weights, which would be made up.
-            ImportError: a GGUF file, and `gguf` is not installed; an adapter, and `peft` is not.
+            ValueError: it cannot be loaded, or its files lack weights, which transformers would draw at random.
+            ImportError: a GGUF file without `gguf` installed, or an adapter without `peft`.
         """
         where, which = self._where(), {"dtype": "auto", "device_map": device_map, "offload_folder": offload}
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(**where, **which, output_loading_info=True)
-        except Exception as error:  # a torn file, a class that is no language model, no network: each its own type
-            hint = ": give the base model as MODEL and this adapter with --adapter" if self.adapter else ""
-            raise ValueError(f"{self.name}: cannot load {self.model} ({_line(error)}){hint}") from error
+        except Exception as error:  # a torn file, another kind of model, no network: each has a type of its own
+            hint = f": {GIVE_BASE}" if self.adapter else ""
+            raise ValueError(f"{self.name}: cannot load {self.model} ({one_line(error)}){hint}") from error
         model, info = loaded
         if missing := sorted(info["missing_keys"]):
             some = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-            raise ValueError(f"{self.name} is no whole {type(model).__name__}: its files lack {some}")
+            raise ValueError(f"{self.name} is incomplete: missing weights {some}")
         return (self._adapted(model) if self.adapter else model).eval()
 
     def tokenizer(self) -> Any:
-        """Its tokenizer, or its base model's; None if there is neither."""
+        """The adapter's tokenizer, or else the model's; None if neither has one.
+
+        Raises:
+            ValueError: the files of a tokenizer are in the folder, but it cannot be loaded.
+        """
         for place in filter(None, (self.adapter, self.model)):
             folder = Path(place)
             if folder.is_dir() and not any(next(folder.glob(name), None) for name in TOKENIZERS):
-                continue  # transformers would make one up that knows no words
+                continue  # transformers would return a tokenizer with an empty vocabulary
             try:
                 return AutoTokenizer.from_pretrained(**_place(place))
-            except Exception:  # an adapter's repository on the hub often has none
-                continue
+            except Exception as error:
+                if folder.is_dir():
+                    raise ValueError(f"{self.name}: cannot load the tokenizer ({one_line(error)})") from error
+                # an adapter's repository on the hub often has none
         return None
 
     def _where(self) -> dict[str, Any]:
@@ -83,70 +91,87 @@ class Checkpoint:
             warnings.simplefilter("always")
             try:
                 adapted = PeftModel.from_pretrained(model, self.adapter)
-                if (Path(self.adapter) / "ref" / ADAPTER).exists():  # TRL keeps the adapter that training began with
+                if (Path(self.adapter) / "ref" / ADAPTER).exists():  # TRL saves the adapter that training began with
                     adapted.load_adapter(str(Path(self.adapter) / "ref"), "ref")
             except Exception as error:
-                raise ValueError(f"{self.name}: cannot put it on {self.model} ({_line(error)})") from error
+                raise ValueError(f"{self.name}: cannot add the adapter to {self.model} ({one_line(error)})") from error
         if any("missing adapter keys" in str(w.message) for w in caught):
-            raise ValueError(f"{self.name} does not fit {self.model}: weights of the adapter are missing")
+            raise ValueError(f"{self.name} does not fit {self.model}: adapter weights are missing")
         return adapted
 
 
 def find(path: str | Path, adapter: str | Path | None = None) -> Checkpoint:
-    """The checkpoint at `path`: a folder, a hub id, a GGUF file (on the hub `owner/repo/file.gguf`), or an adapter's
-    folder, whose configuration names its base; or any of the first three with an `adapter` put on it.
+    """The checkpoint at `path`. Loads no weights: of the hub it reads at most an adapter's configuration.
+
+    Args:
+        path: a folder, a hub id, a GGUF file (on the hub `owner/repo/file.gguf`), or an adapter's folder or hub id,
+            whose configuration names its base model.
+        adapter: folder or hub id of an adapter to add to the model at `path`.
 
     Raises:
-        ValueError: there is no model or no adapter, or an adapter without its base; says what to do.
+        ValueError: there is no such model or adapter, or an adapter's base is missing; the message says what to give.
     """
     place = str(Path(path).expanduser()) if Path(path).expanduser().exists() else str(path)
-    if adapter is not None:
-        if _adapter_config(place):
-            raise ValueError(f"{path} is an adapter itself: give the base model as MODEL, and one adapter")
-        if not _adapter_config(str(adapter)):
-            raise ValueError(f"{adapter} is no adapter: there is no {ADAPTER}")
-        return Checkpoint(f"{find(path).name} + {_called(str(adapter))}", place, str(adapter))
-    if config := _adapter_config(place):
-        return Checkpoint(_called(place), _base_of(place, config), place)
-    _check(place)
-    return Checkpoint(_called(place), place)
+    _check_exists(place)
+    config = _adapter_config(place)
+    if config and adapter is not None:
+        raise ValueError(f"{path} is itself an adapter: give its base model as MODEL, with one adapter")
+    if config:
+        return Checkpoint(_name(place), _base_of(place, config), place)
+    if Path(place).is_dir():
+        _check_folder(Path(place))
+    found = Checkpoint(_name(place), place)
+    return found if adapter is None else _with_adapter(found, str(adapter))
 
 
 def entrance(model: Any) -> torch.device:
-    """Where the inputs of a model go, also of one that accelerate has spread over devices and disk."""
+    """The device for a model's inputs, also of a model that accelerate has spread over devices and disk."""
     device = model.get_input_embeddings().weight.device
     return torch.device(model._hf_hook.execution_device) if device.type == "meta" else device
 
 
-def _check(place: str) -> None:
-    """Raises ValueError for what can be seen to be no model without loading it."""
+def _with_adapter(base: Checkpoint, adapter: str) -> Checkpoint:
+    _check_exists(adapter)
+    if not _adapter_config(adapter):
+        raise ValueError(f"{adapter} is not an adapter: it has no {ADAPTER}")
+    return Checkpoint(f"{base.name} + {_name(adapter)}", base.model, adapter)
+
+
+def _check_exists(place: str) -> None:
+    """Raises ValueError for what is neither a folder, nor a GGUF file, nor on the hub."""
     path = Path(place)
-    if path.is_file():
-        if path.suffix != ".gguf":
-            raise ValueError(f"{place} is a file, but no .gguf: give a model's folder, a hub id or a GGUF file")
-    elif path.is_dir():
-        if not (path / "config.json").exists():
-            seen = trace_path(path).exists()
-            more = f" (its trace is: spinal report {place})" if seen else ""
-            raise ValueError(
-                f"{place} is a folder without a model: no config.json or {ADAPTER}, and no checkpoint-N in it{more}"
-            )
-        if not any(next(path.glob(name), None) for name in WEIGHTS):
-            raise ValueError(f"{place} is a folder without a model: config.json is there, but no weights")
-    elif place.startswith(("/", ".", "~")) or (place.count("/") > 1 and not place.endswith(".gguf")):
+    if path.is_file() and path.suffix != ".gguf":
+        raise ValueError(f"{place} is a file, but not a GGUF file: give a model's folder, a hub id or a GGUF file")
+    if path.exists():
+        return
+    slashes = place.count("/")
+    like_an_id = slashes >= 2 if place.endswith(".gguf") else slashes <= 1
+    if place.startswith(("/", ".", "~")) or not like_an_id:
         raise ValueError(f"there is no {place}: give a model's folder, a hub id or a GGUF file")
+    check_on_hub(place)
+
+
+def _check_folder(folder: Path) -> None:
+    """Raises ValueError for a folder that holds no model, as far as its file names show."""
+    if not (folder / "config.json").exists():
+        has_trace = trace_path(folder).exists()
+        more = f" (to see its trace: spinal report {folder})" if has_trace else ""
+        raise ValueError(f"{folder} holds no model: no config.json, no {ADAPTER}, no checkpoint-N{more}")
+    if not any(next(folder.glob(name), None) for name in WEIGHTS):
+        raise ValueError(f"{folder} holds no model: it has a config.json, but no weights")
 
 
 def _place(place: str) -> dict[str, Any]:
     """Arguments of `from_pretrained`."""
+    trust = {"trust_remote_code": False}  # None would ask on the terminal, and run the code after a y
     if not place.endswith(".gguf"):
-        return {"pretrained_model_name_or_path": place}
+        return {"pretrained_model_name_or_path": place, **trust}
     folder, _, name = place.rpartition("/")
-    return {"pretrained_model_name_or_path": folder or ".", "gguf_file": name}
+    return {"pretrained_model_name_or_path": folder or ".", "gguf_file": name, **trust}
 
 
 def _adapter_config(place: str) -> dict[str, Any]:
-    """What is in an adapter's configuration; empty if `place` is no adapter."""
+    """An adapter's configuration; empty if `place` is not an adapter."""
     if place.endswith(".gguf"):
         return {}
     if Path(place).exists():
@@ -155,7 +180,7 @@ def _adapter_config(place: str) -> dict[str, Any]:
     else:
         try:
             found = find_adapter_config_file(place)
-        except Exception:  # not on the hub, or no hub: loading will say so
+        except Exception:  # a hub that no longer answers: loading will say so
             return {}
     if found is None:
         return {}
@@ -169,19 +194,19 @@ def _base_of(place: str, config: dict[str, Any]) -> str:
     base = config["base_model_name_or_path"] or ""
     gone = base.startswith(("/", ".")) and not Path(base).is_dir()
     if not base or gone:
-        what = f"its base model {base} is not there" if base else f"its {ADAPTER} names no base model"
-        raise ValueError(f"{place} is an adapter, and {what}: give the base model as MODEL and this with --adapter")
+        why = f"its base model {base} does not exist" if base else f"its {ADAPTER} names no base model"
+        raise ValueError(f"{place} is an adapter, but {why}: {GIVE_BASE}")
+    try:
+        _check_exists(base)
+    except ValueError as error:
+        raise ValueError(f"{place} is an adapter, but its base model is missing ({error}): {GIVE_BASE}") from None
     return str(base)
 
 
-def _called(place: str) -> str:
-    """A hub id as it is; of a path the last part, with the run's folder before a `checkpoint-N`."""
+def _name(place: str) -> str:
+    """A hub id unchanged; of a path its last part, with the run's folder before a `checkpoint-N`."""
     path = Path(place)
     if not path.exists():
         return place
     path = path.resolve()
     return f"{path.parent.name}/{path.name}" if checkpoint_step(path) is not None else path.name
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).partition("\n")[0].rstrip(".")

@@ -1,11 +1,11 @@
-"""Reads checkpoints one after the other with the same prompts: what `audit` and `compare` stand on. Wiring only."""
+"""Reads one checkpoint after another with the same prompts: what `audit` and `compare` stand on."""
 
 from __future__ import annotations
 
 import dataclasses
 import gc
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ import torch
 from tqdm.auto import tqdm
 
 from ..config import SpinalConfig
-from ..distributed import collectives as ranks
-from ..probe import model_parts as anatomy
+from ..distributed import collectives
+from ..probe.model_parts import without_adapters
 from ..probe.probe import Probe
 from ..probe.prompt_files import load_prompts, shipped
 from ..probe.prompts import PromptSet, collect
@@ -31,109 +31,143 @@ def configured(config: SpinalConfig | None, fields: dict[str, Any]) -> SpinalCon
     return config or SpinalConfig(**fields)
 
 
-@dataclass
-class Walk:
-    """Reads one checkpoint after the other with the same prompts; only one is in memory at a time."""
+@dataclass(frozen=True)
+class CheckpointReadings:
+    """What was read of the checkpoints, in order.
 
-    plan: Plan
-    prompts_from: Any
-    config: SpinalConfig
-    device_map: Any
-    readings: list[Reading] = field(default_factory=list)
-    samples: dict[int, Sample] = field(default_factory=dict)  # step -> sample; only the first keeps its logits
-    names: dict[int, str] = field(default_factory=dict)
-    window: tuple[int, int] = (0, 0)
+    Attributes:
+        header: of the trace that the readings make, named after the last checkpoint.
+        readings: one for each checkpoint.
+        names: step -> the checkpoint's name.
+        samples: step -> everything that was measured; only the first keeps its final logits.
+    """
 
-    def go(self) -> Walk:
-        self.device = ranks.join()
-        if self.device is not None:
-            self.device_map = {"": self.device}
-        self.prompts = ranks.together(self._collect, self.device or torch.device("cpu"))
-        first, *_ = self.plan.values()
-        count = len(self.plan) + (0 not in self.plan and bool(first.adapter))
-        with self._progress(count) as self.bar, tempfile.TemporaryDirectory(prefix="spinal_") as offload:
-            for step, checkpoint in self.plan.items():
-                self.bar.set_description(f"spinal  {checkpoint.name}")
-                device = self.device or torch.device("cpu")
-                model = ranks.together(lambda c=checkpoint: c.load(self.device_map, offload), device)  # type: ignore[misc]
-                self._look(step, checkpoint, model)
-                del model
-                gc.collect()
+    header: Header
+    readings: list[Reading]
+    names: dict[int, str]
+    samples: dict[int, Sample]
+
+
+class CheckpointReader:
+    """Reads checkpoints with the same prompts. Only one model is in memory at a time.
+
+    Under torchrun or `accelerate launch` every rank builds one, loads each model onto its own device and reads its
+    share of the prompts; all ranks get equal readings.
+
+    Args:
+        plan: step -> checkpoint, in the order to read them. The first one is the reference of all others. If it is an
+            adapter at a step after 0, its model without the adapter is read first, as step 0.
+        prompts: as for `audit`; tokenized by the last checkpoint's tokenizer.
+        config: what to measure.
+        device_map: as `from_pretrained` takes it; for a process that was started alone.
+
+    Raises:
+        ValueError: no checkpoint has a tokenizer, two have different ones, or the prompts cannot be read.
+    """
+
+    def __init__(self, plan: Plan, prompts: Any, config: SpinalConfig, device_map: Any = "auto") -> None:
+        self._plan, self._config = plan, config
+        self._own_device = collectives.join()  # None for a process that was started alone
+        self._meeting = self._own_device or torch.device("cpu")  # where the ranks' tensors meet
+        self._device_map = device_map if self._own_device is None else {"": self._own_device}
+        self._prompts = collectives.together(lambda: _collect(plan, prompts, config), self._meeting)
+        self._readings: list[Reading] = []
+        self._names: dict[int, str] = {}
+        self._samples: dict[int, Sample] = {}
+
+    def read_all(self) -> CheckpointReadings:
+        """Loads and reads every checkpoint of the plan.
+
+        Raises:
+            ValueError, ImportError: a checkpoint cannot be loaded or read, has another depth than the first, or lacks
+                embeddings for the prompts' tokens.
+        """
+        with self._progress() as self._bar, tempfile.TemporaryDirectory(prefix="spinal_") as offload:
+            for step, checkpoint in self._plan.items():
+                self._bar.set_description(f"spinal  {checkpoint.name}")
+                header = self._read_checkpoint(step, checkpoint, offload)
+                gc.collect()  # the model, before the next one is loaded
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
-        return self
+        names = list(self._names.values())
+        header = dataclasses.replace(header, model=names[-1], checkpoints=names)
+        return CheckpointReadings(header, self._readings, self._names, self._samples)
 
-    def _collect(self) -> PromptSet:
-        """The prompts as token ids of the last checkpoint, which is the one that chats; all must read them alike."""
-        *_, last = self.plan.values()
-        tokenizers = {c.name: t for c in self.plan.values() if (t := c.tokenizer()) is not None}
-        if not tokenizers:
-            raise ValueError(f"{last.name} has no tokenizer, nor has what it is held against: save one in its folder")
-        name = last.name if last.name in tokenizers else next(reversed(tokenizers))
-        _check_words(tokenizers, name)
-        source = self.prompts_from
-        if source is None:
-            source = shipped(tokenizers[name])
-        elif isinstance(source, str | Path):
-            source = load_prompts(source)
-        config = self.config
-        return collect(
-            source,
-            tokenizers[name],
-            count=config.num_prompts,
-            longest=config.max_prompt_tokens,
-            with_answers=config.position == "response",
-            seed=config.seed,
-        )
-
-    def _look(self, step: int, checkpoint: Checkpoint, model: Any) -> None:
-        _check_embeddings(model, self.prompts, checkpoint.name)
-        device = self.device or entrance(model)
-        probe = ranks.together(lambda: Probe(model, self.prompts, self.config, device=device), device)
-        if self.readings:
-            self._take_up(probe, checkpoint.name)
-        self.window, self.written = probe.window, probe.header(model)
-        counted = probe.sampler.anatomy.layers[0].register_forward_hook(self._count)
-        try:
-            if not self.readings and step > 0 and checkpoint.adapter:
-                with anatomy.without_adapters(model):
-                    self._read(probe, 0, f"{checkpoint.model} (without the adapter)")
-            self._read(probe, step, checkpoint.name)
-        finally:
-            counted.remove()
+    def _read_checkpoint(self, step: int, checkpoint: Checkpoint, offload: str) -> Header:
+        model = collectives.together(lambda: checkpoint.load(self._device_map, offload), self._meeting)
+        _check_embeddings(model, self._prompts, checkpoint.name)
+        device = self._own_device or entrance(model)
+        probe = collectives.together(lambda: Probe(model, self._prompts, self._config, device=device), device)
+        if self._readings:
+            self._adopt_reference(probe, checkpoint.name)
+        if self._adapter_is_first(step, checkpoint):
+            with without_adapters(model):
+                self._read(probe, 0, f"{checkpoint.model} (without the adapter)")
+        self._read(probe, step, checkpoint.name)
+        return probe.header(model)
 
     def _read(self, probe: Probe, step: int, name: str) -> None:
-        self.readings.append(probe.read(step))
+        before = len(self._readings) * len(self._prompts.ids)
+        probe.sampler.forward.on_progress = lambda share: self._show(before + share * len(self._prompts.ids))
+        self._readings.append(probe.read(step))
         assert probe.now is not None
-        self.names[step] = name
-        self.samples[step] = probe.now  # without logits, but for the first
+        self._names[step], self._samples[step] = name, probe.now
 
-    def _take_up(self, probe: Probe, name: str) -> None:
-        """Holds a probe against the first sample. Tokens that only one of the two models has count as never said."""
-        start, first = next(iter(self.samples.values())), next(iter(self.names.values()))
-        layers = len(start.alpha)
+    def _adopt_reference(self, probe: Probe, name: str) -> None:
+        """Makes the first sample the probe's reference. Tokens missing from one vocabulary get probability 0."""
+        reference, first = next(iter(self._samples.values())), next(iter(self._names.values()))
+        layers = len(reference.alpha)
         if probe.layers != layers:
-            raise ValueError(f"{name} has {probe.layers} layers and {first} {layers}: only one depth can be compared")
-        more = probe.sampler.anatomy.vocabulary - start.logits.shape[1]
-        logits = torch.nn.functional.pad(start.logits, (0, more), value=-torch.inf)  # a negative number crops
-        probe.start = dataclasses.replace(start, logits=logits)
+            raise ValueError(
+                f"{name} has {probe.layers} layers and {first} has {layers}: only equal depths can be compared"
+            )
+        more = probe.sampler.anatomy.vocabulary - reference.logits.shape[1]
+        logits = torch.nn.functional.pad(reference.logits, (0, more), value=-torch.inf)  # a negative number crops
+        probe.start = dataclasses.replace(reference, logits=logits)
 
-    def _progress(self, count: int) -> Any:
-        """A bar on stderr, where a person looks at it."""
-        own = -(-len(self.prompts.ids) // ranks.world())
-        return tqdm(total=own * count, unit="prompt", leave=False, disable=True if ranks.rank() else None)
+    def _adapter_is_first(self, step: int, checkpoint: Checkpoint) -> bool:
+        return not self._readings and step > 0 and bool(checkpoint.adapter)
 
-    def _count(self, module: Any, args: Any, output: Any) -> None:
-        self.bar.update((output[0] if isinstance(output, tuple) else output).shape[0])
+    def _progress(self) -> Any:
+        """A bar of prompts on stderr if that is a terminal. The first rank shows it, as if all kept its pace."""
+        step, first = next(iter(self._plan.items()))
+        readings = len(self._plan) + self._adapter_is_first(step, first)
+        total = readings * len(self._prompts.ids)
+        return tqdm(total=total, unit="prompt", leave=False, disable=True if collectives.rank() else None)
 
-    def header(self) -> Header:
-        """Of the trace that the readings make: named for the last checkpoint."""
-        names = list(self.names.values())
-        return dataclasses.replace(self.written, model=names[-1], checkpoints=names)
+    def _show(self, prompts: float) -> None:
+        self._bar.update(round(prompts) - self._bar.n)  # goes back where memory ran out and a pass begins again
 
 
-def _check_words(tokenizers: dict[str, Any], name: str) -> None:
-    """Raises ValueError where a word that two tokenizers know has not the same number in both."""
+# --- prompts ----------------------------------------------------------------------------------------------------------
+
+
+def _collect(plan: Plan, source: Any, config: SpinalConfig) -> PromptSet:
+    """The prompts as token ids of the last checkpoint, the one that was aligned; all must read them alike."""
+    *_, last = plan.values()
+    tokenizers = {c.name: t for c in plan.values() if (t := c.tokenizer()) is not None}
+    if not tokenizers:
+        alone = len(plan) == 1 and not last.adapter
+        none = f"{last.name} has no tokenizer" if alone else f"neither {last.name} nor its base has a tokenizer"
+        raise ValueError(f"{none}; save one in its folder")
+    name = last.name if last.name in tokenizers else next(reversed(tokenizers))
+    _check_vocabularies(tokenizers, name)
+    if source is None:
+        source = shipped(tokenizers[name])
+    elif isinstance(source, str | Path):
+        source = load_prompts(source)
+    return collect(
+        source,
+        tokenizers[name],
+        count=config.num_prompts,
+        longest=config.max_prompt_tokens,
+        with_answers=config.position == "response",
+        seed=config.seed,
+    )
+
+
+def _check_vocabularies(tokenizers: dict[str, Any], name: str) -> None:
+    """Raises ValueError where two tokenizers give a word that both know different numbers."""
     vocabulary = tokenizers[name].get_vocab()
     for other, tokenizer in tokenizers.items():
         theirs = tokenizer.get_vocab()
@@ -145,6 +179,6 @@ def _check_embeddings(model: Any, prompts: PromptSet, name: str) -> None:
     highest, rows = max(map(max, prompts.ids)), model.get_input_embeddings().num_embeddings
     if highest >= rows:
         raise ValueError(
-            f"{name} has {rows} embeddings and the prompts use token {highest}, which the other's chat template brings:"
+            f"{name} has only {rows} embeddings, but the other model's tokenizer or chat template uses token {highest}:"
             " give prompts as plain text"
         )

@@ -1,4 +1,4 @@
-"""What an audit or a comparison has found: plain values with text, JSON and pandas out."""
+"""What `audit` and `compare` return: plain values, with text, JSON and pandas out. No torch."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ CURVES = {"alpha": "contraction (alpha)", "transport": "transport (rad)"}
 
 @dataclass(frozen=True)
 class Change:
-    """A value before and after. NaN: not to be had.
+    """A value before and after. NaN where it could not be computed.
 
     Attributes:
-        before, after, change: the value (alpha, or radians) and by how much it differs.
+        before, after: the value: contraction (no unit) or transport (radians).
+        change: after - before.
         se: standard error of the change.
-        low, high: its 95 % interval.
-        p: adjusted by Holm for all that was tested beside it.
+        low, high: 95 % interval of the change.
+        p: p value of the change, adjusted by Holm over all changes that were tested with it.
     """
 
     before: float
@@ -41,7 +42,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Place:
-    """A layer, and the 95 % interval of where it would be with other prompts (0: not to be had)."""
+    """A layer, and its 95 % interval over draws of prompts; `low` and `high` are 0 without an interval."""
 
     layer: int
     low: int = 0
@@ -57,10 +58,10 @@ class Changes:
 
     Attributes:
         alpha: contraction of layers 1..L.
-        transport: transport of the step that ends at layer 1..L (none ends at 1).
+        transport: transport of the step that ends at layers 1..L; NaN at 1, where none ends.
         late: means over the late window: `alpha`, `transport`.
-        first, last: outermost layers of which either curve changed significantly; None: none did.
-        paired: True: prompt by prompt; False: from the errors of two traces.
+        first, last: first and last layer at which either curve changed significantly; None if none did.
+        paired: True if compared prompt by prompt, False if by the errors that two traces hold.
     """
 
     alpha: list[Change]
@@ -72,7 +73,7 @@ class Changes:
 
     @property
     def layers(self) -> list[int]:
-        """The layers, from 1, of which either curve changed significantly."""
+        """The layers, counted from 1, at which either curve changed significantly."""
         both = zip(self.alpha, self.transport, strict=True)
         return [i for i, (a, t) in enumerate(both, start=1) if a.significant or t.significant]
 
@@ -80,8 +81,8 @@ class Changes:
         return {**null_for_nan(dataclasses.asdict(self)), "layers": self.layers}
 
     def to_pandas(self) -> Any:
-        """A row for each layer; columns `alpha_before`, `alpha_after`, `alpha_change`, `alpha_se`, `alpha_low`,
-        `alpha_high`, `alpha_p`, `alpha_significant`, and the same of `transport`.
+        """A row for each layer, with the columns `alpha_before`, `alpha_after`, `alpha_change`, `alpha_se`,
+        `alpha_low`, `alpha_high`, `alpha_p`, `alpha_significant`, and the same for `transport`.
 
         Raises:
             ImportError: pandas is not installed.
@@ -91,7 +92,7 @@ class Changes:
         return pandas.DataFrame(rows, index=pandas.RangeIndex(1, len(rows) + 1, name="layer"))
 
     def table(self) -> str:
-        """By layer: each curve before, after, and its change with the standard error; `*` marks what is significant."""
+        """Text, by layer: each curve before and after, and its change ± standard error; `*` marks significant ones."""
         head = f"{'before':>9}{'after':>9}{'change':>9} ± {'se':7}"
         lines = [" " * 9 + "".join(f"{name:^37}" for name in CURVES.values()), f"{'layer':>9}{head}{head}"]
         both = zip(self.alpha, self.transport, strict=True)
@@ -101,8 +102,8 @@ class Changes:
         return "\n".join(line.rstrip() for line in lines)
 
     def where(self) -> str:
-        """Where the change is, in a sentence or two."""
-        how = "" if self.paired else ", by the errors that traces have"
+        """Where the change is, in a sentence."""
+        how = "" if self.paired else ", with the errors that traces hold"
         if self.first is None or self.last is None:
             return f"no layer changed significantly (Holm, {LEVEL:.0%} over all layers and both curves{how})"
         share = f"{len(self.layers)} of {len(self.alpha)} layers"
@@ -112,9 +113,16 @@ class Changes:
 
 
 @dataclass(frozen=True)
-class Turn:
-    """A checkpoint at which a late mean, `late_alpha` or `late_transport`, turned; `out` since the first, `back` until
-    the last. It lies between the checkpoints before and after."""
+class TurningPoint:
+    """A checkpoint of a run at which a late mean changed direction.
+
+    Attributes:
+        curve: "late_alpha" or "late_transport".
+        step: the checkpoint's step.
+        between: steps of the checkpoints before and after it; the curve turned somewhere between them.
+        out: change from the first checkpoint to this one.
+        back: change from this checkpoint to the last.
+    """
 
     curve: str
     step: int
@@ -124,6 +132,7 @@ class Turn:
 
     @property
     def size(self) -> float:
+        """The smaller of the two changes."""
         return min(abs(self.out.change), abs(self.back.change))
 
     def __str__(self) -> str:
@@ -139,15 +148,15 @@ class Audit:
 
     Attributes:
         trace: a reading for each checkpoint, the base or a run's start first, with the alerts of a run.
-        names: what each reading is a reading of.
-        changes: of every reading after the first, against it.
-        turns: of a run: where its late means turned.
+        names: the checkpoint of each reading.
+        changes: what changed from the first reading to each later one.
+        turns: of a run: the turning points of its late means.
     """
 
     trace: Trace
     names: list[str]
     changes: list[Changes] = field(default_factory=list)
-    turns: list[Turn] = field(default_factory=list)
+    turns: list[TurningPoint] = field(default_factory=list)
 
     @property
     def readings(self) -> list[Reading]:
@@ -161,8 +170,8 @@ class Audit:
     def score(self) -> float:
         """SPINAL score of the last checkpoint against the first: `delta_align + coherence`.
 
-        The third term, gradient concentration, is of training: a checkpoint has none, and a reading's own `score`,
-        which has three terms, is NaN. NaN without a base.
+        The third term, gradient concentration, exists only during training. So a reading's own `score`, which has all
+        three terms, is NaN here. This one is NaN without a base.
         """
         last = self.readings[-1]
         return last.delta_align + last.coherence if self.changes else math.nan
@@ -173,7 +182,9 @@ class Audit:
 
     def to_json(self) -> dict[str, Any]:
         more = {"names": self.names, "changes": [c.to_json() for c in self.changes], "score": self.score}
-        return self.trace.to_json() | null_for_nan(more | {"turns": [dataclasses.asdict(turn) for turn in self.turns]})
+        return self.trace.to_json() | null_for_nan(
+            more | {"turns": [dataclasses.asdict(point) for point in self.turns]}
+        )
 
     def _repr_html_(self) -> str | None:
         return self.trace._repr_html_()
@@ -189,15 +200,16 @@ class Audit:
         text += [self.changes[-1].table(), "", self.changes[-1].where()]
         text += [f"{_moved(last.displacement)}; {last.localization:.3f} of the change lies in the late window"]
         text += [f"SPINAL score {self.score:.3f} = delta_align {last.delta_align:.3f} + coherence {last.coherence:.3f}"]
-        text += ["(its third term, gradient concentration, is to be had in training alone)"]
+        text += ["(gradient concentration, the third term, exists only during training)"]
         return "\n".join(text)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found of `b` against `a`.
+    """What `compare` found: the changes from `a` to `b`.
 
-    `displacement` is the mean Fisher-Rao distance of their final next-token distributions, radians; NaN of two traces.
+    `displacement` is the mean Fisher-Rao distance between their final next-token distributions, radians; NaN for two
+    traces, which do not hold these distributions.
     """
 
     a: str
@@ -207,7 +219,7 @@ class Comparison:
 
     @property
     def different(self) -> bool:
-        """True if any layer, or the late mean of either curve, changed significantly."""
+        """True if any layer or either late mean changed significantly."""
         return bool(self.changes.layers) or any(change.significant for change in self.changes.late.values())
 
     def __str__(self) -> str:
@@ -218,7 +230,7 @@ class Comparison:
         return "\n".join(text)
 
     def to_pandas(self) -> Any:
-        """A row for each layer: see `Changes.to_pandas`."""
+        """A row for each layer, as `Changes.to_pandas`."""
         return self.changes.to_pandas()
 
     def to_json(self) -> dict[str, Any]:
@@ -242,7 +254,7 @@ def _error(se: float) -> str:
 
 
 def _levels(reading: Reading) -> str:
-    """By layer, of a single reading: contraction with the error of its fit, transport with that of its mean."""
+    """A single reading by layer: contraction ± error of its fit, transport ± error of its mean."""
     lines = [f"{'layer':>9}" + "".join(f"{name:>22} ± {'se':6}" for name in CURVES.values())]
     steps = [(math.nan, math.nan), *zip(reading.transport, reading.transport_se, strict=True)]
     alphas = zip(reading.alpha, reading.alpha_se, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,7 @@ class Forward:
 
     Attributes:
         counts: `[N]` positions kept of each prompt.
+        on_progress: called after each batch with the share of this rank's prompts that have run, in [0, 1].
         start: tokens that prompts begin with and that are run once for all of them; set by `share_start`.
     """
 
@@ -48,6 +50,7 @@ class Forward:
         ends = [len(ids) - min(n, 1) for ids, n in zip(prompts.ids, prompts.answers, strict=True)]
         self._first = [end - int(n) for end, n in zip(ends, self.counts, strict=True)]  # position kept of each prompt
         self._sharded = ranks.is_fsdp(model) or ranks.is_zero3(model)
+        self.on_progress: Callable[[float], None] = lambda share: None
         self.start: list[int] = []
         self._tried = False
 
@@ -87,7 +90,11 @@ class Forward:
         inputs = ranks.together(lambda: [self._inputs(batch) for batch in plan], self._device)
         begun = self._begin(self.start) if any(batch.skip for batch in plan) else None
         with self.survival() as failures:
-            kept = [self._run(*batch, begun if which.skip else None) for which, batch in zip(plan, inputs, strict=True)]
+            kept, done = [], 0
+            for batch, given in zip(plan, inputs, strict=True):
+                kept.append(self._run(*given, begun if batch.skip else None))
+                done += len(batch.prompts)
+                self.on_progress(min(done / max(len(parts[ranks.rank()]), 1), 1.0))
         raise_first(failures)
         whole = [anatomy.stack_states(states) for states in kept]  # not before all have run: it may raise
         rows: dict[int, Tensor] = {}

@@ -96,24 +96,15 @@ def without_adapters(model: Any) -> Iterator[bool]:
     if not hasattr(model, "peft_config"):
         yield False
         return
+    from trl.trainer.utils import use_adapter
+
     trained = [(p, p.requires_grad) for p in model.parameters()]  # PEFT sets them all when an adapter comes back
     try:
-        with _active(model, "ref") if "ref" in model.peft_config else model.disable_adapter():
+        with use_adapter(model, "ref" if "ref" in model.peft_config else None):
             yield True
     finally:
         for p, flag in trained:
             p.requires_grad_(flag)
-
-
-@contextlib.contextmanager
-def _active(model: Any, adapter: str) -> Iterator[None]:
-    """Inside, the PEFT model's active adapter is `adapter`."""
-    before = model.active_adapter
-    model.set_adapter(adapter)
-    try:
-        yield
-    finally:
-        model.set_adapter(before)
 
 
 def _layers(decoder: nn.Module, depth: int) -> list[nn.Module] | None:

@@ -1,4 +1,4 @@
-"""checkpoints.py: what becomes a model and what does not, GGUF and adapters included; weights sent to the disk."""
+"""What becomes a model and what does not, GGUF files and adapters included; weights kept on the disk."""
 
 import json
 import shutil
@@ -42,11 +42,6 @@ def test_a_folder(base):
 def test_the_precision_is_that_of_the_checkpoint(tmp_path, dtype):
     saved.policy(tmp_path / "model", tiny.llama().to(dtype))
     assert {p.dtype for p in find(tmp_path / "model").load().parameters()} == {dtype}
-
-
-def test_a_hub_id_is_left_to_transformers():
-    assert find("someone/model") == Checkpoint("someone/model", "someone/model")
-    assert find("someone/model/part/q4.gguf").model == "someone/model/part/q4.gguf"
 
 
 def test_a_gguf_file(tmp_path):
@@ -129,12 +124,16 @@ def broken_adapter(tmp_path, base):
 
 NONE = {
     "nowhere": (lambda tmp_path, base: tmp_path / "model", "there is no .*model: give a model's folder, a hub id or a"),
-    "file": (a_file, "model is a file, but no .gguf: give a model's folder, a hub id or a GGUF file"),
-    "empty": (without("config.json"), "model is a folder without a model: no config.json or adapter_config.json, and"),
-    "no_weights": (without("model.safetensors"), "is a folder without a model: config.json is there, but no weights"),
-    "trace": (a_trace_alone, r"no checkpoint-N in it \(its trace is: spinal report .*model\)"),
-    "no_base": (an_adapter(), "model is an adapter, and its adapter_config.json names no base model: give the base"),
-    "gone": (an_adapter(base_model_name_or_path="/gone/base"), "and its base model /gone/base is not there: give the"),
+    "file": (a_file, "model is a file, but not a GGUF file: give a model's folder, a hub id or a GGUF file"),
+    "empty": (without("config.json"), "model holds no model: no config.json, no adapter_config.json, no checkpoint-N$"),
+    "no_weights": (without("model.safetensors"), "holds no model: it has a config.json, but no weights"),
+    "trace": (a_trace_alone, r"no checkpoint-N \(to see its trace: spinal report .*model\)"),
+    "no_base": (an_adapter(), "model is an adapter, but its adapter_config.json names no base model: give the base"),
+    "gguf": (lambda tmp_path, base: "missing.gguf", "there is no missing.gguf: give a model's folder, a hub id or"),
+    "gone": (
+        an_adapter(base_model_name_or_path="/gone/base"),
+        "but its base model /gone/base does not exist: give",
+    ),
     "damaged": (broken_adapter, "adapter_config.json is damaged: not a JSON object"),
 }
 
@@ -148,9 +147,11 @@ def test_what_is_no_model_is_seen_before_anything_is_loaded(tmp_path, base, name
 
 def test_one_adapter_at_a_time(tmp_path, base):
     folder = saved.adapter(tmp_path / "adapter", base)
-    with pytest.raises(ValueError, match="adapter is an adapter itself: give the base model as MODEL, and one adapter"):
+    with pytest.raises(
+        ValueError, match="adapter is itself an adapter: give its base model as MODEL, with one adapter"
+    ):
         find(folder, folder)
-    with pytest.raises(ValueError, match=r"base is no adapter: there is no adapter_config.json"):
+    with pytest.raises(ValueError, match=r"base is not an adapter: it has no adapter_config.json"):
         find(base, base)
 
 
@@ -167,9 +168,7 @@ def test_weights_that_are_missing_are_not_made_up(tmp_path, base):
     ):
         del weights[name]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    words = (
-        "model is no whole LlamaForCausalLM: its files lack lm_head.weight, model.embed_tokens.weight, .* and 1 more"
-    )
+    words = "model is incomplete: missing weights lm_head.weight, model.embed_tokens.weight, .* and 1 more"
     with pytest.raises(ValueError, match=words):
         find(folder).load()
 
@@ -183,16 +182,9 @@ def test_a_torn_file_is_one_sentence(tmp_path, base):
     assert "\n" not in str(caught.value)
 
 
-def test_an_adapters_base_that_the_hub_does_not_have(tmp_path, base):
-    folder = an_adapter(base_model_name_or_path="nobody/nothing")(tmp_path, base)
-    words = r"model: cannot load nobody/nothing \(.*\): give the base model as MODEL and this adapter with --adapter"
-    with pytest.raises(ValueError, match=words):
-        find(folder).load()
-
-
 def test_an_adapter_of_another_shape(tmp_path, base):
     wide = saved.policy(tmp_path / "wide", tiny.llama(width=64))
-    with pytest.raises(ValueError, match=r"base \+ adapter: cannot put it on .*base"):
+    with pytest.raises(ValueError, match=r"base \+ adapter: cannot add the adapter to .*base \(.+\)"):
         find(base, saved.adapter(tmp_path / "adapter", wide)).load()
 
 
@@ -203,7 +195,7 @@ def test_an_adapter_with_weights_missing(tmp_path, base):
     weights = load_file(file)
     weights.pop(next(iter(weights)))
     save_file(weights, file)
-    with pytest.raises(ValueError, match=r"adapter does not fit .*base: weights of the adapter are missing"):
+    with pytest.raises(ValueError, match=r"adapter does not fit .*base: adapter weights are missing"):
         find(tmp_path / "adapter").load()
 
 
@@ -221,6 +213,30 @@ def test_what_needs_a_library_says_which(tmp_path, base, monkeypatch):
 
 def test_no_tokenizer_is_not_made_up(tmp_path):
     assert find(saved.policy(tmp_path / "model", tokenizer=False)).tokenizer() is None
+
+
+def test_a_damaged_tokenizer_is_not_taken_for_none(tmp_path):
+    folder = saved.policy(tmp_path / "model")
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(ValueError, match=r"^model: cannot load the tokenizer \(.+\)$"):
+        find(folder).tokenizer()
+
+
+def test_a_checkpoints_own_code_is_refused_without_a_question(tmp_path):
+    folder = saved.policy(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text("raise SystemExit('this code was run')")
+    with pytest.raises(ValueError, match=r"^model: cannot load .*model \(.* contains custom code .*\)$"):
+        find(folder).load()
+
+
+def test_the_adapter_of_a_missing_base_is_told_apart_from_a_missing_adapter(tmp_path, base):
+    folder = an_adapter(base_model_name_or_path="nobody/nothing")(tmp_path, base)
+    words = r"is an adapter, but its base model is missing \(nobody/nothing: no such folder, and not found on the hub"
+    with pytest.raises(ValueError, match=words):
+        find(folder)
 
 
 # --- too large for one device

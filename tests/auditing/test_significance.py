@@ -1,4 +1,4 @@
-"""significance.py: errors against the naive reference, tests against tables, coverage of intervals."""
+"""Errors of changes against the naive reference, p values against tables, coverage of intervals, turning points."""
 
 import math
 import subprocess
@@ -10,11 +10,11 @@ import reference
 import tiny
 import torch
 from architectures import perturbed
-from builders import header, reading
 
 import spinal_callback
+from spinal_callback.auditing.p_values import holm, p_values
 from spinal_callback.auditing.results import Change
-from spinal_callback.auditing.significance import holm, p_values, paired, turns, unpaired
+from spinal_callback.auditing.significance import paired, turning_points
 from spinal_callback.config import SpinalConfig
 from spinal_callback.probe import measures
 from spinal_callback.probe.sample import Sample
@@ -159,26 +159,6 @@ def test_the_jackknife_interval_of_contraction_covers_its_mean_over_draws():
     assert np.std(changes) < np.mean(errors) < 2 * np.std(changes)
 
 
-# --- two traces
-
-
-def test_two_traces_by_the_errors_they_have():
-    one = reading(10, alpha_se=[NAN, 0.03, 0.03, 0.03])
-    far = reading(
-        10, alpha=[NAN, 0.9, 0.8, 0.9], alpha_se=[NAN, 0.04, 0.04, 0.04], late={"alpha": 0.85, "transport": 1.45}
-    )
-    found = unpaired(header(), (reading(0), reading(0)), (one, far))
-    assert found.alpha[1].se == pytest.approx(0.05) and found.alpha[1].change == pytest.approx(0.2)
-    assert found.layers == [2] and found.first.layer == 2 and found.first.low == 0 and not found.paired
-    assert found.late["transport"].se == pytest.approx(math.hypot(0.003, 0.003)) and found.late["transport"].significant
-    assert math.isnan(found.alpha[0].p) and "first 2, last 2 (Holm" in found.where()
-
-
-def test_late_means_of_other_starts_have_no_error():
-    found = unpaired(header(), (reading(0), reading(0, alpha=[NAN, 1, 1, 1])), (reading(10), reading(10)))
-    assert math.isnan(found.late["alpha"].se) and not found.late["alpha"].significant
-
-
 # --- turning points
 
 
@@ -187,7 +167,7 @@ def course(*late):
 
 
 def test_a_curve_that_comes_back_has_turned_at_its_extreme():
-    found = turns(course((0.8, 1.2), (0.82, 1.1), (0.84, 0.9), (0.86, 1.0), (0.88, 1.3)), (7, 9))
+    found = turning_points(course((0.8, 1.2), (0.82, 1.1), (0.84, 0.9), (0.86, 1.0), (0.88, 1.3)), (7, 9))
     (turn,) = found
     assert (turn.curve, turn.step, turn.between) == ("late_transport", 20, (10, 30))
     assert turn.out.change == pytest.approx(-0.3, abs=0.01) and turn.back.change == pytest.approx(0.4, abs=0.01)
@@ -195,13 +175,13 @@ def test_a_curve_that_comes_back_has_turned_at_its_extreme():
 
 
 def test_a_curve_that_goes_one_way_has_not_turned():
-    assert turns(course((0.8, 1.2), (0.82, 1.1), (0.84, 1.0), (0.86, 0.9)), (7, 9)) == []
-    assert turns(course((0.8, 1.2), (0.8, 1.2), (0.8, 1.2), (0.8, 1.2)), (7, 9)) == []
-    assert turns(course((0.8, 1.2), (0.9, 1.1)), (7, 9)) == []
+    assert turning_points(course((0.8, 1.2), (0.82, 1.1), (0.84, 1.0), (0.86, 0.9)), (7, 9)) == []
+    assert turning_points(course((0.8, 1.2), (0.8, 1.2), (0.8, 1.2), (0.8, 1.2)), (7, 9)) == []
+    assert turning_points(course((0.8, 1.2), (0.9, 1.1)), (7, 9)) == []
 
 
 def test_both_curves_may_turn():
-    found = turns(course((0.8, 1.2), (0.9, 1.1), (0.7, 1.3)), (7, 9))
+    found = turning_points(course((0.8, 1.2), (0.9, 1.1), (0.7, 1.3)), (7, 9))
     assert {(t.curve, t.step) for t in found} == {("late_alpha", 10), ("late_transport", 10)}
 
 

@@ -7,7 +7,23 @@ import tiny
 import torch
 from architectures import perturbed
 
+from spinal_callback import audit
+
 PARTS = (lambda m: m.model.layers, lambda m: m.model.norm, lambda m: m.lm_head)
+
+
+def models(folder):
+    """Fills a folder with `base`, `new` (other late layers), `adapter` (of the base) and `prompts.jsonl`."""
+    policy(folder / "base")
+    policy(folder / "new", aligned())
+    adapter(folder / "adapter", folder / "base")
+    prompts_file(folder / "prompts.jsonl")
+    return folder
+
+
+def read(place, model, base=None, **fields):
+    """The audit of a model in `place`, a folder that `models` has filled."""
+    return audit(place / model, place / base if base else None, place / "prompts.jsonl", **fields)
 
 
 def policy(folder, model=None, tokenizer=True):
