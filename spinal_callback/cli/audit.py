@@ -8,36 +8,55 @@ from typing import Any
 
 from ..files import free, save
 from ..records import Record, dump_record
+from .output import is_first_rank, say
+
+CHECKPOINT = "a model's folder, a hub id, a GGUF file, or an adapter's folder"
 
 
 def add(commands: Any) -> None:
-    """Puts these commands into the parser of `spinal`."""
-    audit = commands.add_parser("audit", help="the depth trace of a checkpoint against its base, or of a whole run")
-    audit.add_argument(
-        "model", help="a folder, a hub id, a GGUF file, an adapter's folder; or a run's, which has checkpoint-N in it"
+    """Adds these commands to the parser of `spinal`."""
+    audit = commands.add_parser(
+        "audit",
+        help="read a checkpoint and its base, or all checkpoints of a run, layer by layer",
+        description="Measures a checkpoint against its base, or all checkpoints of a run against its start, layer by"
+        " layer; prints what changed and writes a trace. Exit code 1 if a run's checkpoints raise alerts.",
     )
-    audit.add_argument("--base", help="what to hold it against; for an adapter, if left out, the policy without it")
-    audit.add_argument("--adapter", help="a PEFT adapter to put on the model: a folder or a hub id")
+    audit.add_argument("model", metavar="MODEL", help=f"{CHECKPOINT}; or a run's folder, with checkpoint-N in it")
+    audit.add_argument(
+        "--base",
+        help="the model to compare with; default: of an adapter its own base model, of a run the model that its trace"
+        " names, otherwise none",
+    )
+    audit.add_argument("--adapter", help="a PEFT adapter to add to MODEL: a folder or a hub id")
     audit.add_argument(
         "-o", "--output", default="audit.jsonl", help="the trace to write, for spinal report (default: audit.jsonl)"
     )
-    audit.add_argument("--force", action="store_true", help="replace the output file if it is there")
-    _how(audit)
-    audit.set_defaults(run=_audit)
-    compare = commands.add_parser("compare", help="which layers of two checkpoints, or of two saved traces, differ")
-    compare.add_argument("a", help="a checkpoint, as for audit; or a saved trace")
-    compare.add_argument("b", help="what to hold against it")
-    _how(compare)
-    compare.set_defaults(run=_compare)
-
-
-def _how(command: Any) -> None:
-    command.add_argument(
-        "--prompts", help=".jsonl, .json or .txt file, or data set, with prompt or messages; 64 of ours if left out"
+    audit.add_argument("--force", action="store_true", help="replace the output file if it exists")
+    _add_prompt_arguments(audit)
+    audit.set_defaults(run=_audit, on_all_ranks=True)
+    compare = commands.add_parser(
+        "compare",
+        help="tell which layers differ between two checkpoints, or between two saved traces",
+        description="Compares two checkpoints prompt by prompt, or two saved traces by their last readings, and tells"
+        " which layers differ. Exit code 1 if any does.",
     )
-    command.add_argument("--num-prompts", type=int, default=64, help="at most this many of them (default: 64)")
-    command.add_argument("--max-prompt-tokens", type=int, default=256, help="longer ones lose their first tokens")
-    command.add_argument("--json", action="store_true", help="all that was found as JSON")
+    compare.add_argument("a", metavar="A", help=f"{CHECKPOINT}; or a saved trace: a .jsonl file or a run's folder")
+    compare.add_argument("b", metavar="B", help="what to compare with A: a checkpoint, or a trace if A is one")
+    _add_prompt_arguments(compare)
+    compare.set_defaults(run=_compare, on_all_ranks=True)
+
+
+def _add_prompt_arguments(command: Any) -> None:
+    command.add_argument(
+        "--prompts",
+        help="a .jsonl, .json or .txt file, or a data set, with prompt or messages columns"
+        " (default: the 64 bundled prompts)",
+    )
+    command.add_argument("--num-prompts", type=int, default=64, help="use at most this many prompts (default: 64)")
+    command.add_argument(
+        "--max-prompt-tokens", type=int, default=256, help="keep only this many last tokens of a prompt (default: 256)"
+    )
+    command.add_argument("--json", action="store_true", help="print all results as JSON")
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -51,25 +70,23 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 def _audit(args: argparse.Namespace) -> int:
     output = free(args.output, args.force)  # before the models are loaded, which takes long
     from ..auditing.audit import audit  # torch and transformers take seconds: the other commands do without
-    from ..distributed.collectives import rank
 
     found = audit(args.model, args.base, adapter=args.adapter, **_settings(args))
-    if rank() == 0:
+    if is_first_rank():
         records: list[Record] = [found.trace.header, *found.readings, *found.alerts]
         save(output, "".join(dump_record(record) + "\n" for record in records))
         if args.json:
-            print(json.dumps(found.to_json()))
+            say(json.dumps(found.to_json()))
         else:
-            print(found)
-            print(f"\ntrace    {output}\nnext     spinal report {output} -o {output.with_suffix('.html')}")
+            say(found)
+            say(f"\ntrace    {output}\nnext     spinal report {output} -o {output.with_suffix('.html')}")
     return 1 if found.alerts else 0
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from ..auditing.compare import compare
-    from ..distributed.collectives import rank
+    from ..auditing.compare import compare  # scipy
 
     found = compare(args.a, args.b, **_settings(args))
-    if rank() == 0:
-        print(json.dumps(found.to_json()) if args.json else found)
+    if is_first_rank():
+        say(json.dumps(found.to_json()) if args.json else found)
     return 1 if found.different else 0

@@ -1,36 +1,62 @@
-"""The command `spinal`: a module for each family of commands, and their exit codes.
-
-0: fine, 1: alerts, or a difference found, 2: wrong use. `spinal report` is fine once its page is written, alerts or
-not: the page says what they are.
-"""
+"""The command `spinal`: a module for each family of commands; how they end."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
+import warnings
 
 from ..version import __version__
 from . import audit, trace, workspace
+from .output import complain, drop_output, is_first_rank, print_anywhere, warn_in_lines
 
 FAMILIES = (audit, trace, workspace)  # each has `add`, which sets `run` for each of its commands
+FINE, FOUND, WRONG, INTERRUPTED, NO_READER = 0, 1, 2, 130, 141  # the last two as shells count signals: 128 + number
+EXIT_CODES = """\
+exit codes:
+  0    fine
+  1    show, replay, audit: there are alerts; compare: there is a difference
+  2    wrong use, or input that cannot be read: one line on stderr says why
+  130  interrupted (Ctrl-C)
+  141  the reader of the output has gone (spinal show RUN | head)"""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command and returns its exit code."""
+    """Runs one command and returns its exit code (`EXIT_CODES`)."""
+    print_anywhere()
     args = _parser().parse_args(argv)
+    with warnings.catch_warnings():
+        warn_in_lines(args.command)
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     try:
-        return int(args.run(args))
+        code = int(args.run(args))
+        sys.stdout.flush()  # so that a reader that has gone is noticed here
+        return code
+    except BrokenPipeError:
+        drop_output()
+        return NO_READER
+    except KeyboardInterrupt:
+        complain(args.command, "interrupted")
+        return INTERRUPTED
     except (OSError, ValueError, ImportError) as error:
-        if os.environ.get("RANK", "0") == "0":  # under torchrun every rank fails alike
-            print(f"spinal {args.command}: {error}", file=sys.stderr)
-        return 2
+        if not args.on_all_ranks or is_first_rank():  # every rank fails alike
+            complain(args.command, error)
+        return WRONG
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="spinal", description="SPINAL traces of DPO runs.")
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(dest="command", required=True)
+    parser = argparse.ArgumentParser(
+        prog="spinal",
+        description="Reads the SPINAL traces of DPO runs, and makes them of saved checkpoints.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(on_all_ranks=False)
+    parser.add_argument("--version", action="version", version=__version__, help="print the version and exit")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for family in FAMILIES:
         family.add(commands)
     return parser

@@ -7,20 +7,25 @@ import json
 from typing import Any
 
 from ..sinks.wandb_workspace import make, spec
+from .output import say
 
 
 def add(commands: Any) -> None:
-    """Adds the command to the parser's."""
-    board = commands.add_parser("workspace", help="make a ready W&B dashboard for a project's SPINAL runs")
-    board.add_argument("--entity", required=True, help="user or team on W&B")
-    board.add_argument("--project", required=True, help="project on W&B; `huggingface` is the Trainer's default")
-    board.add_argument("--dry-run", action="store_true", help="print what would be sent, as JSON; no network")
+    """Adds the command to the parser of `spinal`."""
+    board = commands.add_parser(
+        "workspace",
+        help="make a W&B dashboard for a project's SPINAL runs",
+        description="Makes a workspace on W&B with the charts of all SPINAL runs in a project, and prints its address.",
+    )
+    board.add_argument("--entity", required=True, help="W&B user or team that owns the project")
+    board.add_argument("--project", required=True, help="W&B project; the Trainer's default is huggingface")
+    board.add_argument("--dry-run", action="store_true", help="print the workspace as JSON and send nothing")
     board.set_defaults(run=_workspace)
 
 
 def _workspace(args: argparse.Namespace) -> int:
     if args.dry_run:
-        print(json.dumps(spec(args.entity, args.project), indent=2))
+        say(json.dumps(spec(args.entity, args.project), indent=2))
     else:
-        print(f"made {make(args.entity, args.project)}")
+        say(f"made {make(args.entity, args.project)}")
     return 0

@@ -286,7 +286,7 @@ def test_a_file_that_is_there_is_kept_unless_forced(tmp_path, capsys):
     trace, output = write(tmp_path, header(), reading(0)), tmp_path / "r.html"
     output.write_text("mine")
     code, _, err = run_report(capsys, trace, "-o", output)
-    assert code == 2 and "is there already: give another -o, or --force to replace it" in err
+    assert code == 2 and "already exists; choose another -o or use --force" in err
     assert output.read_text() == "mine"
     assert run_report(capsys, trace, "-o", output, "--force")[0] == 0
     assert output.read_text().startswith("<!doctype html>")
@@ -297,16 +297,16 @@ def test_the_trace_itself_is_never_replaced(tmp_path, capsys):
     was = trace.read_bytes()
     for named in (trace, tmp_path):
         code, _, err = run_report(capsys, named, "-o", trace, "--force")
-        assert code == 2 and "is the trace itself: give another -o" in err
+        assert code == 2 and "is the trace itself: choose another -o" in err
     assert trace.read_bytes() == was
 
 
 def test_an_output_that_cannot_be(tmp_path, capsys):
     trace = write(tmp_path, header(), reading(0))
     code, _, err = run_report(capsys, trace, "-o", tmp_path / "no" / "r.html")
-    assert code == 2 and f"there is no folder {tmp_path}/no: make it, or give another -o" in err
+    assert code == 2 and f"there is no folder {tmp_path}/no: make it or choose another -o" in err
     code, _, err = run_report(capsys, trace, "-o", tmp_path, "--force")
-    assert code == 2 and f"{tmp_path} is a folder: give -o a file in it" in err
+    assert code == 2 and f"{tmp_path} is a folder: choose a file in it with -o" in err
 
 
 @pytest.mark.parametrize("failing", ["chmod", "replace"])

@@ -1,0 +1,88 @@
+"""`spinal audit`: what it prints and writes, its exit codes, wrong use."""
+
+import json
+import re
+
+import pytest
+import saved
+
+from spinal_callback import load_trace
+from spinal_callback.cli.main import main
+from spinal_callback.report.page import verdict
+from spinal_callback.report.text import alert_line
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return saved.models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def pair(place):
+    return saved.read(place, "new", "base")
+
+
+def test_the_command_prints_a_table_and_writes_a_trace(place, pair, tmp_path, capsys):
+    output = tmp_path / "audit.jsonl"
+    arguments = ["audit", str(place / "new"), "--base", str(place / "base"), "--prompts", str(place / "prompts.jsonl")]
+    assert main([*arguments, "-o", str(output)]) == 0
+    out = capsys.readouterr().out
+    assert str(pair) in out and f"next     spinal report {output}" in out
+    assert "SPINAL score" in out and "delta_align" in out and "coherence" in out and "significant change in" in out
+    trace = load_trace(output)
+    assert trace.header.checkpoints == ["base", "new"] and trace.header.probe == pair.trace.header.probe
+    assert [r.alpha for r in trace.readings] == [r.alpha for r in pair.readings]
+    assert main(["report", str(output), "-o", str(tmp_path / "r.html")]) == 0
+    assert verdict(trace.to_json()) == ("early", "Audit", "What was read, in order: base, new.")
+    assert "What was read, in order: base, new." in (tmp_path / "r.html").read_text()
+    kept = output.read_text()
+    assert main([*arguments, "-o", str(output)]) == 2
+    assert "already exists; choose another -o or use --force" in capsys.readouterr().err
+    assert output.read_text() == kept
+    assert main([*arguments, "-o", str(output), "--force", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["names"] == ["base", "new"] and data["changes"][0]["layers"] == pair.changes[0].layers
+
+
+def broken_run(folder):
+    """Checkpoints that are healthy, then broken, then back: made, not trained."""
+    for step, size in ((10, 0.002), (20, 0.15), (30, 0.3), (40, 0.001)):
+        saved.policy(folder / f"checkpoint-{step}", saved.aligned(size=size))
+    return folder
+
+
+def test_a_run_that_breaks_has_alerts_and_a_turning_point(place, tmp_path, capsys):
+    run = broken_run(tmp_path / "broken")
+    output = tmp_path / "out.jsonl"
+    arguments = ["audit", str(run), "--base", str(place / "base"), "--prompts", str(place / "prompts.jsonl")]
+    assert main([*arguments, "-o", str(output)]) == 1
+    out = capsys.readouterr().out
+    trace = load_trace(output)
+    assert [r.step for r in trace.readings] == [0, 10, 20, 30, 40] and trace.alerts
+    assert all(alert_line(alert) in out for alert in trace.alerts)
+    assert trace.alerts[0].last_good == "checkpoint-10" and "go back to checkpoint-10" in trace.alerts[0].action
+    (turn, *_) = re.findall(r"late_\w+ turned at step (\d+) \(between (\d+) and (\d+)\)", out)
+    assert turn == ("30", "20", "40")
+    assert main(["report", str(output), "-o", str(tmp_path / "r.html")]) == 0
+
+
+WRONG = {
+    "nothere": (["nothere"], "nothere: no such folder, and not found on the hub (offline: HF_HUB_OFFLINE is set)"),
+    "nowhere": (["nowhere/at/all"], "there is no nowhere/at/all: give a model's folder, a hub id or a GGUF file"),
+    "run": (["."], ". holds no model: no config.json, no adapter_config.json, no checkpoint-N"),
+    "prompts": (["{place}/base", "--prompts", "p.jsonl"], "p.jsonl, line 1 has neither `prompt` nor `messages`"),
+    "adapter": (["{place}/base", "--adapter", "."], ". is not an adapter: it has no adapter_config.json"),
+    "few": (["{place}/base", "--num-prompts", "4"], "num_prompts=4 gives, a fit takes at least 8"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_use_is_one_line_and_nothing_is_written(place, tmp_path, monkeypatch, capsys, name):
+    arguments, words = WRONG[name]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.jsonl").write_text('{"chosen": "w1"}\n')
+    assert main(["audit", *(a.format(place=place) for a in arguments)]) == 2
+    out, err = capsys.readouterr()
+    said = [line for line in err.splitlines() if line.startswith("spinal")]
+    assert out == "" and len(said) == 1 and said[0].startswith("spinal audit: ") and words in said[0]
+    assert not (tmp_path / "audit.jsonl").exists()

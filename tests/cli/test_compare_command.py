@@ -1,0 +1,116 @@
+"""`spinal compare`: two checkpoints or two traces; exit codes 0 the same, 1 different, 2 wrong use."""
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+import saved
+from builders import header, reading, write
+
+from spinal_callback.cli.main import main
+
+NAN = math.nan
+MOVED = {"alpha": [NAN, 0.7, 0.8, 2.9], "late": {"alpha": 1.85, "transport": 1.35}}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return saved.models(tmp_path_factory.mktemp("models"))
+
+
+def test_two_checkpoints(place, capsys):
+    arguments = ["--prompts", str(place / "prompts.jsonl")]
+    assert main(["compare", str(place / "base"), str(place / "new"), *arguments]) == 1
+    out = capsys.readouterr().out
+    assert "different: significant change in" in out and "moved by" in out and " *" in out
+    assert main(["compare", str(place / "base"), str(place / "base"), *arguments, "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["different"] is False and data["displacement"] == 0 and data["changes"]["layers"] == []
+    assert data["changes"]["transport"][0]["p"] is None  # no step ends at layer 1
+
+
+# --- traces
+
+
+def trace(folder, name, *records, **fields):
+    return str(write(folder, header(**fields), reading(0), *records, name=name))
+
+
+def test_two_traces(tmp_path, capsys):
+    a, b = trace(tmp_path, "a.jsonl", reading(10)), trace(tmp_path, "b.jsonl", reading(10, **MOVED))
+    assert main(["compare", a, b]) == 1
+    assert "with the errors that traces hold" in capsys.readouterr().out
+    assert main(["compare", a, a, "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["different"] is False and data["changes"]["paired"] is False and data["displacement"] is None
+
+
+def test_two_traces_are_compared_without_torch(tmp_path):
+    a, b = trace(tmp_path, "a.jsonl", reading(10)), trace(tmp_path, "b.jsonl", reading(10, **MOVED))
+    code = f"""
+import sys
+from spinal_callback.cli.main import main
+assert main(["compare", {a!r}, {b!r}]) == 1
+print(sorted({{"torch", "transformers", "scipy"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "['scipy']"
+
+
+OTHER = {
+    "depth": ({"layers": 5}, "a.jsonl has 4 layers and", "b.jsonl has 5: only equal depths can be compared"),
+    "prompts": ({"probe": "cd" * 32}, "were read with different prompts", "compare the checkpoints instead"),
+    "window": ({"window": (2, 4)}, "have the late windows (3, 4) and (2, 4)", "they must be equal"),
+    "position": (
+        {"config": header().config | {"position": "response"}},
+        "differ in position ('last' and",
+        "'response'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_traces_that_cannot_be_compared(tmp_path, capsys, name):
+    fields, *words = OTHER[name]
+    layers = fields.get("layers", 4)
+    a = trace(tmp_path, "a.jsonl", reading(10))
+    b = str(write(tmp_path, header(**fields), reading(0, layers=layers), name="b.jsonl"))
+    assert main(["compare", a, b]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("spinal compare: ") and err.count("\n") == 1
+    assert all(word in err for word in words)
+
+
+BROKEN = {
+    "missing": (None, "no trace at"),
+    "empty": ("", "a trace begins with its header"),
+    "foreign": ('{"kind": "cake"}\n', "not a record of a trace"),
+    "torn": ('{"kind": "hea', "line 1: "),
+    "no readings": (header(), "has no readings yet"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_trace_is_one_line(tmp_path, capsys, name):
+    text, words = BROKEN[name]
+    a, b = trace(tmp_path, "a.jsonl", reading(10)), tmp_path / "b.jsonl"
+    if text is not None:
+        write(tmp_path, text, name="b.jsonl") if text else b.write_text("")
+    assert main(["compare", a, str(b)]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("spinal compare: ") and words in err and err.count("\n") == 1
+
+
+def test_a_trace_and_a_checkpoint(tmp_path, place, capsys):
+    a = trace(tmp_path, "a.jsonl", reading(10))
+    assert main(["compare", a, str(place / "base")]) == 2
+    assert "a.jsonl is a saved trace, the other is not: give two checkpoints or two traces" in capsys.readouterr().err
+
+
+def test_checkpoints_that_are_none(tmp_path, place, capsys):
+    assert main(["compare", str(place / "base"), str(tmp_path)]) == 2
+    err = [line for line in capsys.readouterr().err.splitlines() if line.startswith("spinal")]
+    assert len(err) == 1 and "holds no model" in err[0]
