@@ -17,6 +17,7 @@ USER = [{"role": "user", "content": "w1 w2"}]
 REPLY = [{"role": "assistant", "content": "w7 w8"}]
 # What a person would write down for them: words start at id 8, <user> 4, <assistant> 5, <end> 7.
 PLAIN, CHAT, ANSWER = [9, 10], [4, 9, 10, 7, 5], [15, 16]
+REPLIED, ENDED = [*ANSWER, 7], [*ANSWER, 2]  # the template's <end>, the tokenizer's <eos>
 
 
 def get(source, tokenizer=TOKENIZER, **options):
@@ -41,11 +42,12 @@ ROWS = {
     "TRL, tokenized, older": ({"prompt_input_ids": [3, 4], "chosen_input_ids": [5]}, [3, 4], [5]),
     "TRL, tokenized beside text": ({"prompt": "w9", "prompt_ids": [3, 4], "chosen_ids": [5]}, [3, 4], [5]),
     "tokenized, completion": ({"prompt_ids": [3, 4], "completion_ids": [5]}, [3, 4], [5]),
-    "conversational preference": ({"prompt": USER, "chosen": REPLY, "rejected": USER}, CHAT, ANSWER),
-    "plain preference": ({"prompt": "w1 w2", "chosen": "w7 w8", "rejected": "w3"}, PLAIN, ANSWER),
-    "prompt and completion": ({"prompt": "w1 w2", "completion": "w7 w8"}, PLAIN, ANSWER),
+    "tokenized whole, labels": ({"chosen_input_ids": [3, 4, 5], "chosen_labels": [-100, -100, 5]}, [3, 4], [5]),
+    "conversational preference": ({"prompt": USER, "chosen": REPLY, "rejected": REPLY}, CHAT, REPLIED),
+    "plain preference": ({"prompt": "w1 w2", "chosen": " w7 w8", "rejected": " w3"}, PLAIN, ENDED),
+    "prompt and completion": ({"prompt": "w1 w2", "completion": " w7 w8"}, PLAIN, ENDED),
     "prompt alone": ({"prompt": USER}, CHAT, None),
-    "messages with a reply": ({"messages": USER + REPLY}, CHAT, ANSWER),
+    "messages with a reply": ({"messages": USER + REPLY}, CHAT, REPLIED),
     "messages without": ({"messages": USER}, CHAT, None),
     "text": ({"text": "w1 w2"}, PLAIN, None),
     "ids alone": ({"input_ids": [3, 4, 5, 6]}, [3, 4, 5, 6], None),
@@ -84,11 +86,11 @@ def test_a_data_set_that_gives_tensors_is_read_alike(name, form):
     assert got.hash == get([row]).hash
 
 
-def test_a_prompt_gets_special_tokens_and_an_answer_none():
+def test_a_text_begins_with_the_special_tokens_that_the_tokenizer_adds():
     begins = tiny.tokenizer()
     begins.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
-    plain = {"prompt": "w1 w2", "chosen": "w7 w8"}
-    assert get([plain], begins, with_answers=True) == PromptSet([[1, *PLAIN, *ANSWER]], [2])
+    plain = {"prompt": "w1 w2", "chosen": " w7 w8"}
+    assert get([plain], begins, with_answers=True) == PromptSet([[1, *PLAIN, *ENDED]], [3])
 
 
 def test_answers_are_told_from_prompts_of_the_same_tokens():
@@ -147,7 +149,7 @@ def test_no_more_rows_are_read_than_are_needed():
 def test_duplicates_are_dropped():
     assert get(["w1", "w2", "w1", "w3"], count=3).ids == [[9], [10], [11]]
     assert len(get(Dataset.from_list([{"prompt_ids": [i % 7]} for i in range(70)])).ids) == 7
-    same_prompt = [{"prompt": "w1", "chosen": c} for c in ("w2", "w3")]
+    same_prompt = [{"prompt": "w1", "chosen": c} for c in (" w2", " w3")]
     assert len(get(same_prompt).ids) == 1
     assert len(get(same_prompt, with_answers=True).ids) == 2
 
@@ -176,7 +178,7 @@ def test_the_hash_is_of_the_content():
 
 # --- what they may not come as
 
-UNKNOWN = "one of prompt_ids, prompt, messages, text, input_ids is needed"
+UNKNOWN = "one of .*chosen_input_ids and chosen_labels, prompt_ids, .*prompt, messages, text, input_ids is needed"
 WRONG = {
     "one string": ("Hello there", "prompts must be a list of prompts, got the single string 'Hello there': write"),
     "a number": (5, "prompts must be a list or a data set, got int"),
