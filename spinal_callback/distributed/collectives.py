@@ -225,13 +225,13 @@ def _of_deepspeed(hook: Any) -> bool:
     return getattr(hook, "__module__", "").startswith("deepspeed.")
 
 
-def autocast(args: Any) -> torch.dtype | None:
-    """The dtype that training's forward passes are autocast to; None: they run in that of the weights.
+def engine_autocast(args: Any) -> torch.dtype | None:
+    """The dtype that DeepSpeed's engine autocasts to around the model's forward pass; None without such a setting.
 
-    DeepSpeed turns the Trainer's autocast off: with bf16 it makes the weights bfloat16. It has a setting of its own.
+    All other autocast is inside the model's own forward, where `lens_check.observe` sees it.
     """
     if getattr(args, "deepspeed_plugin", None) is None:
-        return torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+        return None
     from deepspeed.runtime import config as deepspeed  # type: ignore[import-not-found, unused-ignore]
 
     own = args.deepspeed_plugin.deepspeed_config

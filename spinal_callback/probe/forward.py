@@ -31,6 +31,7 @@ class Forward:
     """Runs a set of prompts through a model.
 
     Attributes:
+        autocast: dtype that the forward passes are autocast to, as training's are; None: not autocast.
         counts: `[N]` positions kept of each prompt.
         on_progress: called after each batch with the share of this rank's prompts that have run, in [0, 1].
         start: tokens that prompts begin with and that are run once for all of them; set by `share_start`.
@@ -45,7 +46,7 @@ class Forward:
         device: torch.device,
     ) -> None:
         self._model, self._anatomy, self._ids = model, found, prompts.ids
-        self._autocast, self._device = autocast, device
+        self.autocast, self._device = autocast, device
         self.counts = torch.tensor([max(n, 1) for n in prompts.answers])
         ends = [len(ids) - min(n, 1) for ids, n in zip(prompts.ids, prompts.answers, strict=True)]
         self._first = [end - int(n) for end, n in zip(ends, self.counts, strict=True)]  # position kept of each prompt
@@ -70,7 +71,7 @@ class Forward:
             plain = [self._states(Batch([i])) for i in ends]
             begun = self._begin(start)
             behind = [self._states(Batch([i], len(start)), begun) for i in ends]
-            right = all(_alike(a, b, self._autocast) for a, b in zip(behind, plain, strict=True))
+            right = all(_alike(a, b, self.autocast) for a, b in zip(behind, plain, strict=True))
         except Exception:  # whatever a model cannot do with a cache
             right = False
         if ranks.least(int(right), self._device):
@@ -108,9 +109,9 @@ class Forward:
 
     def precision(self) -> contextlib.AbstractContextManager[None]:
         """The forward pass runs in the precision that training's does."""
-        if self._autocast is None:
+        if self.autocast is None:
             return contextlib.nullcontext()
-        return torch.autocast(next(self._model.parameters()).device.type, self._autocast)
+        return torch.autocast(next(self._model.parameters()).device.type, self.autocast)
 
     # --- batches
 

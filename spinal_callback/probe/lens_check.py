@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .logit_lens import lens_chunks
 from .model_parts import Anatomy, Finish, identity, kept_states, stack_states
@@ -21,33 +24,70 @@ SCALES = (
 LENS_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
-def observe(model: Any, anatomy: Anatomy, tokens: list[int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Runs `tokens` once through the whole model, in two rows with different tokens behind them.
+@dataclass(frozen=True)
+class Observation:
+    """What one forward pass of the whole model showed at the last of some tokens. Its two rows differ after that token.
 
-    Returns:
-        hidden states `[L, 2, d]` at the last of `tokens`, and the model's own logits `[2, V]` there: for `prove`.
+    Attributes:
+        states: `[L, 2, d]` hidden states.
+        logits: `[2, V]` the model's own.
+        autocast: dtype that the decoder layers were autocast to; None: they were not.
+    """
+
+    states: Tensor
+    logits: Tensor
+    autocast: torch.dtype | None
+
+
+def observe(model: Any, anatomy: Anatomy, tokens: list[int], device: torch.device) -> Observation:
+    """Runs `tokens` once through the whole model, in two rows with different tokens behind them, for `prove`.
+
+    Autocast is read inside that pass: there the settings of the launcher and of the Trainer's arguments have all taken
+    effect, and so have wrappers of the user's own. The settings themselves can contradict each other.
+
+    Raises:
+        RuntimeError: a layer gave no hidden states.
     """
     ids = torch.tensor([[*tokens, 0], [*tokens, 1]], device=device)
     where = (torch.tensor([0, 1]), torch.tensor([len(tokens) - 1] * 2))
-    with kept_states(anatomy.layers, where, ids.shape[1]) as kept:
+    with kept_states(anatomy.layers, where, ids.shape[1]) as kept, _noted_autocast(anatomy.layers[0]) as autocast:
         logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
-    return stack_states(kept), logits[:, len(tokens) - 1 + logits.shape[1] - ids.shape[1]]
+    logits = logits[:, len(tokens) - 1 + logits.shape[1] - ids.shape[1]]
+    return Observation(stack_states(kept), logits, next(iter(autocast), None))
 
 
-def prove(config: Any, anatomy: Anatomy, states: Tensor, logits: Tensor, autocast: torch.dtype | None = None) -> None:
+@contextlib.contextmanager
+def _noted_autocast(layer: nn.Module) -> Iterator[list[torch.dtype]]:
+    """Collects the dtype that `layer` is autocast to inside the block, if it is. The hook never raises."""
+    seen = []
+
+    def note(module: nn.Module, args: Any, output: Any) -> None:
+        with contextlib.suppress(Exception):
+            device = (output[0] if isinstance(output, tuple) else output).device.type
+            if torch.is_autocast_enabled(device):
+                seen.append(torch.get_autocast_dtype(device))
+
+    handle = layer.register_forward_hook(note)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def prove(config: Any, anatomy: Anatomy, seen: Observation) -> None:
     """Chooses `anatomy.finish` so that the lens at the last layer equals the logits the model itself returns.
 
     Args:
         config: the model's.
-        states, logits: what `observe` saw. The two rows also show that the position read sees nothing behind it.
-        autocast: dtype that it ran in, if not that of the weights: their outputs are often made float32 afterwards.
+        seen: of `observe`. The two rows also show that the position read sees nothing behind it.
 
     Raises:
         ValueError: no candidate fits, the model is not causal, or it already gives NaN; names the class and what was
             tried.
     """
+    states, logits = seen.states, seen.logits
     dtypes = {states.dtype, logits.dtype, *(p.dtype for p in anatomy.head.parameters() if p.is_floating_point())}
-    dtypes |= {autocast} if autocast else set()
+    dtypes |= {seen.autocast} if seen.autocast else set()  # autocast outputs are often made float32 afterwards
     tolerance = max(LENS_TOLERANCE.get(dtype, 0.0) for dtype in dtypes)  # that of the roughest number on the way
     if not states.isfinite().all():
         raise ValueError(f"{anatomy.name} gives NaN or Inf before any training: its weights are broken")

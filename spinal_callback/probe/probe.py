@@ -98,7 +98,8 @@ class Probe:
         model: a causal language model of transformers, PEFT adapters included; the live one, also under DDP.
         prompts: the probe set.
         config: what to measure.
-        autocast: dtype that training runs its forward passes in, or None.
+        autocast: dtype that something outside the model autocasts its forward passes to, as DeepSpeed's engine does.
+            Autocast inside the model's `forward`, where accelerate puts it, is found by itself.
         device: where inputs go and ranks talk; None: where the embedding is.
 
     Attributes:

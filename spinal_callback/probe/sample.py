@@ -97,7 +97,7 @@ class Sampler:
         autocast: torch.dtype | None,
         device: torch.device | None,
     ) -> None:
-        self._model, self._prompts, self._config, self._autocast = model, prompts, config, autocast
+        self._model, self._prompts, self._config = model, prompts, config
         self.device = device or model.get_input_embeddings().weight.device
         self.at_a_time = {"tokens": BATCH_TOKENS, "logits": _logits_block(self.device)}
         self.anatomy = anatomy.locate(model)
@@ -116,18 +116,19 @@ class Sampler:
             )
 
     def _prove(self) -> int:
-        """Shows that the lens reads this model right; returns the width d of a hidden state."""
+        """Checks the lens on this model and finds what its passes are autocast to; returns the width d of a state."""
         model, found = self._model, self.anatomy
         if ranks.is_fsdp(model):
             found.forward = anatomy.through_root(model)
         tokens = min(self._prompts.ids, key=len)[:16]
         with undisturbed(model):
             with self.forward.precision(), self.forward.survival() as failures:
-                states, logits = proof.observe(ranks.root(model), found, tokens, self.device)
+                seen = proof.observe(ranks.root(model), found, tokens, self.device)
             raise_first(failures)
+            self.forward.autocast = seen.autocast
             with ranks.whole(found.norm, found.head):
-                proof.prove(model.config, found, states, logits, self._autocast)
-        return states.shape[-1]
+                proof.prove(model.config, found, seen)
+        return seen.states.shape[-1]
 
     def sample(self, reference: Sample | None = None) -> Sample:
         """One pass. Without a `reference` the final logits are kept, so that the sample can be one."""

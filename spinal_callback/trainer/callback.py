@@ -113,8 +113,8 @@ class SpinalCallback(TrainerCallback):
         for what, digest in (("prompts", prompts.hash), ("config", _digest(self.config.to_json()))):
             if not ranks.alike(digest, device):
                 raise ValueError(f"{what} must be the same on every rank, but the ranks' hashes differ")
-        precision = ranks.autocast(args)
-        probe = self._probe = ranks.together(lambda: Probe(model, prompts, self.config, precision, device), device)
+        autocast = ranks.engine_autocast(args)
+        probe = self._probe = ranks.together(lambda: Probe(model, prompts, self.config, autocast, device), device)
         self._detector = Detector(probe.window, self._limits)
         folder = Path(args.output_dir or ".")
         home = self._resume(folder, state, device)

@@ -17,12 +17,13 @@ HEADS = {
     "zero3_head_saved": {"modules_to_save": ["lm_head"]},
     "zero3_head_adapted": {"target_modules": ["q_proj", "lm_head"]},
 }
-PRECISIONS = {  # whether training autocasts, and the dtype of its weights and of what flows between the layers
-    "zero1_bfloat16": (False, "bfloat16"),
-    "zero2_bfloat16": (False, "bfloat16"),
-    "zero3_bfloat16": (False, "bfloat16"),
-    "zero3_not_cast": (False, "float32"),
-    "zero3_autocast": (True, "float32"),
+PRECISIONS = {  # what training autocasts to, and the dtype of its weights and of what flows between the layers
+    "zero1_bfloat16": ("None", "torch.bfloat16"),
+    "zero2_bfloat16": ("None", "torch.bfloat16"),
+    "zero3_bfloat16": ("None", "torch.bfloat16"),
+    "zero3_bfloat16_by_the_launcher": ("None", "torch.bfloat16"),
+    "zero3_not_cast": ("None", "torch.float32"),
+    "zero3_autocast": ("torch.bfloat16", "torch.float32"),
 }
 FAILING = ("zero3_fails_in_a_layer", "zero3_fails_as_it_comes")
 CLOCKS = ("seconds", "overhead", "peak_bytes")
@@ -75,7 +76,7 @@ def test_the_probe_runs_in_the_precision_that_training_does(more_runs, scenario)
     assert_twins(results[scenario])
     autocast, dtype = PRECISIONS[scenario]
     for rank in results[scenario]:
-        expected = [[autocast, f"torch.{dtype}", f"torch.{dtype}"]]
+        expected = [[autocast, dtype, dtype]]
         assert rank["forwards"] == {"training": expected, "probe": expected}
     if scenario == "zero3_not_cast":  # in bfloat16 a reading depends on how the prompts are batched
         assert_as_in_one_process(folder / scenario / "watched", results[scenario][0]["watched"], tiny.llama())

@@ -219,11 +219,20 @@ def test_fsdp_twins_and_readings(sharded, scenario):
 @pytest.mark.slow
 def test_fsdp_the_other_combinations(tmp_path):
     scenarios = ("fsdp_resharded_tied", "fsdp_whole_untied")
-    results = launch(tmp_path, *scenarios, "fsdp_bfloat16")
+    results = launch(tmp_path, *scenarios)
     for scenario in scenarios:
         assert_sharded_as_in_one_process(tmp_path, results[scenario], scenario)
-    assert_twins(results["fsdp_bfloat16"])
-    assert_concentration(results["fsdp_bfloat16"][0])
+
+
+@pytest.mark.slow
+def test_fsdp_mixed_precision(tmp_path):
+    for result in launch(tmp_path, "fsdp_bfloat16", "fsdp_bfloat16_outputs").values():
+        assert_twins(result)
+        assert_concentration(result[0])
+        for rank in result:
+            ((autocast, weight, _),) = rank["forwards"]["training"]
+            assert (autocast, weight) == ("None", "torch.bfloat16")
+            assert rank["forwards"]["probe"] == rank["forwards"]["training"]
 
 
 def test_fsdp_trains_on_stale_weights_unless_they_are_sharded_again(sharded):

@@ -10,7 +10,7 @@ from pathlib import Path
 from paths import PYTHONPATH, SUPPORT
 
 
-def launch(folder, *scenarios, limit=150, killed_by_last=False, worker="worker.py", extra=None):
+def launch(folder, *scenarios, limit=400, killed_by_last=False, worker="worker.py", extra=None):
     """Runs the scenarios, one after the other in the same two processes.
 
     Args:

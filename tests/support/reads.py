@@ -16,8 +16,7 @@ PROMPTS = [[11, 42, 7], [90, 3, 55, 21, 8, 33, 61, 12, 29, 40, 77], [64], [5, 9,
 def proven(model):
     found = anatomy.locate(model)
     with undisturbed(model):
-        h, logits = proof.observe(model, found, PROMPTS[1][:6], torch.device("cpu"))
-        proof.prove(model.config, found, h, logits)
+        proof.prove(model.config, found, proof.observe(model, found, PROMPTS[1][:6], torch.device("cpu")))
     return found
 
 

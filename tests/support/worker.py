@@ -16,6 +16,7 @@ from pathlib import Path
 import tiny
 import torch
 import torch.distributed as dist
+from precision import Forwards
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
@@ -348,17 +349,18 @@ def sigterm(folder):
 # --- FSDP2
 
 
-def shard(trainer, reshard, dtype=None):
+def shard(trainer, reshard, dtype=None, output=None):
     """Shards a trainer's policy by hand: on a CPU accelerate does not, and would wrap it in DDP."""
     base = trainer.model.get_base_model() if hasattr(trainer.model, "get_base_model") else trainer.model
-    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32 if dtype else None)
+    reduce = torch.float32 if dtype else None
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=reduce, output_dtype=output)
     for module in (*base.model.layers, trainer.model):
         fully_shard(module, reshard_after_forward=reshard, mp_policy=policy)
     prepare = trainer.accelerator.prepare_model
     trainer.accelerator.prepare_model = lambda model, **kwargs: prepare(model, evaluation_mode=True, **kwargs)
 
 
-def sharded(folder, *callbacks, reshard, tied=False, adapters=False, dtype=None, max_steps=6):
+def sharded(folder, *callbacks, reshard, tied=False, adapters=False, dtype=None, output=None, max_steps=6):
     """A run of a DPOTrainer whose policy is sharded by hand."""
     trainer = dpo(
         folder,
@@ -367,25 +369,25 @@ def sharded(folder, *callbacks, reshard, tied=False, adapters=False, dtype=None,
         peft_config=tiny.lora() if adapters else None,
         max_steps=max_steps,
     )
-    shard(trainer, reshard, dtype)
+    shard(trainer, reshard, dtype, output)
     trainer.train()
     return outcome(trainer, next((c for c in callbacks if isinstance(c, Seen)), None))
 
 
 def fsdp(folder, **how):
     """Twins. The batches of the probe are so small that a rank has more of them than the other."""
-    norms, callback, usual = Norms(), Seen(), sample.BATCH_TOKENS
+    norms, looks, callback, usual = Norms(), Forwards(), Seen(), sample.BATCH_TOKENS
     sample.BATCH_TOKENS = 35
     try:
         result = {
             "plain": sharded(folder / "plain", **how),
-            "watched": sharded(folder / "watched", norms, callback, **how),
+            "watched": sharded(folder / "watched", norms, looks, callback, **how),
         }
     finally:
         sample.BATCH_TOKENS = usual
     lengths = [len(ids) for ids in callback._probe.prompts.ids]
     batches = [len(forward.batches(share, lengths, 35, batch=sum(lengths))) for share in forward.shares(lengths, 2)]
-    return result | {"norms": norms.seen, "batches": batches}
+    return result | {"norms": norms.seen, "batches": batches, "forwards": looks.seen}
 
 
 def fsdp_resharded_untied(folder):
@@ -409,8 +411,13 @@ def fsdp_adapters(folder):
 
 
 def fsdp_bfloat16(folder):
-    """Float32 weights that are gathered as bfloat16, as accelerate does it with mixed precision."""
+    """Float32 weights that are gathered as bfloat16; outputs stay as they are."""
     return fsdp(folder, reshard=True, dtype=torch.bfloat16)
+
+
+def fsdp_bfloat16_outputs(folder):
+    """The policy that accelerate makes of mixed_precision: bf16."""
+    return fsdp(folder, reshard=True, dtype=torch.bfloat16, output=torch.bfloat16)
 
 
 def fsdp_weights_change(folder):
@@ -464,7 +471,7 @@ def fsdp_fails_in_a_layer(folder):
 
 def main(scenarios_of):
     folder, *scenarios = sys.argv[1:]
-    faulthandler.dump_traceback_later(float(os.environ.get("WORKER_LIMIT", "150")), exit=True)
+    faulthandler.dump_traceback_later(float(os.environ.get("WORKER_LIMIT", "400")), exit=True)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     for name in scenarios:

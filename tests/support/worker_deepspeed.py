@@ -16,6 +16,7 @@ import worker
 from accelerate.state import AcceleratorState
 from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 from peft import get_peft_model
+from precision import Forwards
 from torch.nn.modules.module import register_module_forward_hook
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 from trl import DPOConfig, DPOTrainer
@@ -157,23 +158,6 @@ def zero3_head_adapted(folder):
     return pair(folder, zero=engine(3, **SHARDED), head=True)
 
 
-class Forwards(TrainerCallback):
-    """In what precision layer 4's first projection runs, in training and in the probe."""
-
-    def __init__(self):
-        self.seen = {}
-
-    def on_init_end(self, args, state, control, model=None, **kwargs):
-        def look(module, args):
-            weight = next(iter(module._parameters.values()))  # not by name: ZeRO-3 would gather it
-            how = [torch.is_autocast_enabled("cpu"), str(weight.dtype), str(args[0].dtype)]
-            seen = self.seen.setdefault("training" if module.training else "probe", [])
-            if how not in seen:
-                seen.append(how)
-
-        model.model.layers[3].self_attn.q_proj.register_forward_pre_hook(look)
-
-
 def precision(folder, zero, **arguments):
     looks = Forwards()
     result = pair(folder, looks, zero=zero, **arguments)
@@ -199,6 +183,15 @@ def zero3_not_cast(folder):
 
 def zero3_autocast(folder):
     return precision(folder, engine(3, **SHARDED) | {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}})
+
+
+def zero3_bfloat16_by_the_launcher(folder):
+    """What `accelerate launch --mixed_precision bf16` sets."""
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16"
+    try:
+        return precision(folder, engine(3, **SHARDED))
+    finally:
+        del os.environ["ACCELERATE_MIXED_PRECISION"]
 
 
 class Stops(TrainerCallback):
