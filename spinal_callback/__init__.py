@@ -4,8 +4,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .config import SpinalConfig
-from .records import Alert, Reading
-from .sinks.base import MemorySink
+from .records import Alert, Notice, Reading
+from .sinks import MemorySink
 from .traces import load_trace
 from .version import __version__ as __version__
 
@@ -24,6 +24,7 @@ LATER = {
 __all__ = [
     "Alert",
     "MemorySink",
+    "Notice",
     "Reading",
     "SpinalCallback",
     "SpinalConfig",

@@ -1,4 +1,4 @@
-"""What a run writes down, one JSON object a line: its header, readings and alerts. Standard library only.
+"""What a run writes down, one JSON object a line: its header, readings, alerts and notices. Standard library only.
 
 NaN is `null` in JSON.
 """
@@ -11,7 +11,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-SCHEMA = 1  # raised when a reader of older traces would misunderstand a newer one
+SCHEMA = 2  # raised when a reader of older traces would misunderstand a newer one
+READS = (1, 2)  # schema 1 had no notices: their events were alerts of these rules
+EVENTS = ("probe_failed", "probe_memory", "sink_failed")
 LEVELS = ("warn", "error")
 # what a reading keeps of the Trainer's log; beta is its setting
 TRAINER_KEYS = ("loss", "grad_norm", "rewards/chosen", "rewards/margins", "logps/chosen", "beta")
@@ -119,8 +121,23 @@ class Alert:
         return dataclasses.replace(self, last_good=checkpoint, action=f"{self.action}, or go back to {checkpoint}")
 
 
-Record = Header | Reading | Alert
-_KINDS: dict[str, Any] = {cls.kind: cls for cls in (Header, Reading, Alert)}
+@dataclass(frozen=True)
+class Notice:
+    """Something happened to the monitor itself: a probe or a sink failed, or a probe ran out of memory. Not an alert.
+
+    `event` is one of `EVENTS`, `message` says what happened and why, `action` what to do.
+    """
+
+    step: int
+    event: str
+    message: str
+    action: str
+
+    kind = "notice"
+
+
+Record = Header | Reading | Alert | Notice
+_KINDS: dict[str, Any] = {cls.kind: cls for cls in (Header, Reading, Alert, Notice)}
 
 
 def dump_record(record: Record) -> str:
@@ -129,17 +146,20 @@ def dump_record(record: Record) -> str:
 
 
 def parse_record(line: str) -> Record:
-    """The record of one line. null becomes NaN.
+    """The record of one line. null becomes NaN. A notice that schema 1 wrote as an alert is read as a notice.
 
     Raises:
-        ValueError: not JSON, an unknown kind, or a field missing; the message says which.
+        ValueError: not JSON, an unknown kind, another schema, or a field missing; the message says which.
     """
     data = json.loads(line)
+    if isinstance(data, dict) and data.get("kind") == "alert" and data.get("rule") in EVENTS:
+        data |= {"kind": "notice", "event": data["rule"]}
     cls = _KINDS.get(str(data.pop("kind", ""))) if isinstance(data, dict) else None
     if cls is None:
         raise ValueError(f"not a record of a trace (its kind must be one of {', '.join(_KINDS)}): {line[:60]!r}")
-    if cls is Header and data.get("schema") != SCHEMA:
-        raise ValueError(f"schema {data.get('schema')}, this version reads schema {SCHEMA}")
+    if cls is Header and data.get("schema") not in READS:
+        known = " and ".join(map(str, READS))
+        raise ValueError(f"schema {data.get('schema')}; this version of spinal_callback reads schemas {known}")
     names = {f.name for f in dataclasses.fields(cls)}
     needed = [f for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING]
     missing = {f.name for f in needed} - set(data)

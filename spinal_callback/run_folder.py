@@ -1,7 +1,7 @@
 """Where a training run keeps trace, report, checkpoints and reference: the only file that spells their names.
 
     RUN/                                  `output_dir` of the Trainer
-        _spinal/trace.jsonl               header, readings, alerts
+        _spinal/trace.jsonl               header, readings, alerts, notices
         _spinal/trace_before_{step}.jsonl an earlier trace, with another reference
         _spinal/report.html
         checkpoint-{step}/                written by the Trainer

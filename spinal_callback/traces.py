@@ -1,4 +1,4 @@
-"""A saved trace: its header, readings and alerts, read back and checked. Standard library only.
+"""A saved trace: its header, readings, alerts and notices, read back and checked. Standard library only.
 
 pandas is imported only in `to_pandas`, and the report only where a notebook shows a trace.
 """
@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .records import Alert, Header, Reading, Record, null_for_nan, parse_record
+from .records import Alert, Header, Notice, Reading, Record, null_for_nan, parse_record
 from .run_folder import trace_path
 
-Run = Mapping[str, Any]  # a trace as JSON: header, readings, alerts
+Run = Mapping[str, Any]  # a trace as JSON: header, readings, alerts, notices
 
 NO_HEADER = "a trace begins with its header"
 LISTS = {"alpha": 0, "alpha_se": 0, "effective_rank": 0, "transport": 1, "transport_se": 1}  # how many fewer than L
@@ -39,14 +39,15 @@ SCALARS = (
 
 @dataclass(frozen=True)
 class Trace:
-    """A run's trace, read back: `readings` and `alerts` in the order of their steps."""
+    """A run's trace, read back: `readings`, `alerts` and `notices`, each in the order of their steps."""
 
     header: Header
     readings: list[Reading] = field(default_factory=list)
     alerts: list[Alert] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """Header, readings and alerts as plain JSON values."""
+        """Header, readings, alerts and notices as plain JSON values."""
         return null_for_nan(dataclasses.asdict(self))
 
     def to_pandas(self) -> Any:
@@ -127,7 +128,13 @@ def load_trace(path: str | Path) -> Trace:
     assert isinstance(records[0], Header)
     readings = {r.step: r for r in records if isinstance(r, Reading)}
     alerts = {(a.step, a.rule, a.level): a for a in records if isinstance(a, Alert)}
-    return Trace(records[0], [readings[s] for s in sorted(readings)], [alerts[k] for k in sorted(alerts)])
+    notices = {(n.step, n.event, n.message): n for n in records if isinstance(n, Notice)}
+    return Trace(
+        records[0],
+        [readings[step] for step in sorted(readings)],
+        [alerts[key] for key in sorted(alerts)],
+        [notices[key] for key in sorted(notices)],
+    )
 
 
 def _misplaced(record: Record, before: list[Record]) -> str:

@@ -63,12 +63,12 @@ def main() -> None:
         sink, recorder = WandbSink(), Recorder([])
         recorder.asked = [sink, MemorySink()]
         recorder.open(header(args.layers), Path(folder), 0, None)
-        recorder.tell(reading(0, args.layers, draw))  # defines the names and draws the first pictures
-        sink._turn._last = float("inf")  # no pictures among the scalars: they are timed below
+        recorder.write(reading(0, args.layers, draw))  # defines the names and draws the first pictures
+        sink._images._last = float("inf")  # no pictures among the scalars: they are timed below
         told = []
         for step in range(1, args.readings):
             one = reading(step, args.layers, draw)
-            told.append(milliseconds(lambda one=one: recorder.tell(one)))  # type: ignore[misc]
+            told.append(milliseconds(lambda one=one: recorder.write(one)))  # type: ignore[misc]
         assert sink._history.trace is not None
         trace = sink._history.trace
         drawn = [milliseconds(lambda: _draw(run, trace)) for _ in range(5)]

@@ -44,7 +44,7 @@ def page(runs: Mapping[str, Run]) -> str:
         "title": f"SPINAL report: {escape(', '.join(models))}",
         "model": escape(", ".join(models)),
         "verdicts": "".join(_verdict(name, run, len(runs) > 1) for name, run in runs.items()),
-        "alerts": _alerts(runs),
+        "alerts": _alerts(runs) + _notices(runs),
         "settings": _settings(runs),
         "data": _embedded([_data(name, run) for name, run in runs.items()]),
         "css": _asset("page.css"),
@@ -206,6 +206,17 @@ def _alerts(runs: Mapping[str, Run]) -> str:
                 f'<p class="about">{escape("; ".join(filter(None, facts)))}</p></li>'
             )
     return f'<ol class="alerts">{"".join(items)}</ol>' if items else "<p>None of the eight rules raised one.</p>"
+
+
+def _notices(runs: Mapping[str, Run]) -> str:
+    """What happened to the monitor itself: a note below the alerts, which no verdict depends on."""
+    items = [
+        f"<li>step {notice['step']}{f', {escape(name)}' * (len(runs) > 1)}: {escape(notice['message'])};"
+        f" {escape(notice['action'])}.</li>"
+        for name, run in runs.items()
+        for notice in run.get("notices", ())
+    ]
+    return f'<h3>Notes on the monitor</h3><ul class="notices">{"".join(items)}</ul>' if items else ""
 
 
 def _settings(runs: Mapping[str, Run]) -> str:

@@ -1,8 +1,8 @@
-"""A trace as text: one line per reading and alert, the table of the late layers, a plain-text plot."""
+"""A trace as text: one line per reading, alert and notice, the table of the late layers, a plain-text plot."""
 
 from __future__ import annotations
 
-from ..records import Alert, Reading
+from ..records import Alert, Notice, Reading
 from ..traces import Trace
 
 
@@ -19,6 +19,11 @@ def line(reading: Reading) -> str:
 def alert_line(alert: Alert) -> str:
     """One line for an alert: what was seen, what to try."""
     return f"spinal  {alert.level.upper()} {alert.rule}: {alert.message}. Try: {alert.action}."
+
+
+def notice_line(notice: Notice) -> str:
+    """One line for a notice: what happened, what to do."""
+    return f"spinal  NOTE {notice.message}. {notice.action[:1].upper()}{notice.action[1:]}."
 
 
 def summary(trace: Trace) -> str:

@@ -1,15 +1,15 @@
-"""A run so far, for whoever draws it: few enough readings that a picture, a table and a page stay quick."""
+"""A run so far, thinned: few enough readings that an image, a table and the report are drawn quickly."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TypeVar
 
-from ..records import Alert, Header, Reading, Record
+from ..records import Alert, Header, Notice, Reading, Record
 from ..traces import Trace
 
-CELLS = 80_000  # layers times readings that are kept: 1,000 readings of 80 layers
-FEWEST = 200  # readings that are kept of however deep a model
+CELLS = 80_000  # most layers times readings that are kept: 1,000 readings of 80 layers
+FEWEST = 200  # of a very deep model at least so many readings may be kept
 
 T = TypeVar("T")
 
@@ -17,12 +17,15 @@ T = TypeVar("T")
 class History:
     """The records of a run, as a `Trace`: all readings of a short one, evenly spaced ones of a long one.
 
-    When there are too many, every second one is let go, and of the later ones every second is kept; the first and the
-    latest are always there. Alerts are all kept.
+    When there are too many readings, every second one is dropped, and from then on only every second new one is kept.
+    The first and the latest are always kept, and so are all alerts and notices.
+
+    Args:
+        earlier: the records of a resumed run's first part.
 
     Attributes:
-        trace: what is kept. Not to be had before a header came.
-        seen: how many readings came.
+        trace: what is kept; None before the header.
+        seen: number of readings so far, kept or not.
     """
 
     def __init__(self, earlier: Sequence[Record] = ()) -> None:
@@ -33,16 +36,18 @@ class History:
 
     def add(self, record: Record) -> None:
         if isinstance(record, Header):
-            self.trace = self.trace or Trace(record)  # a resumed run has that of its first part
+            self.trace = self.trace or Trace(record)  # a resumed run keeps the header of its first part
         elif self.trace is None:
             return
         elif isinstance(record, Alert):
             self.trace.alerts.append(record)
+        elif isinstance(record, Notice):
+            self.trace.notices.append(record)
         else:
             self._keep(record, self.trace.readings, max(FEWEST, CELLS // self.trace.header.layers))
 
     def _keep(self, reading: Reading, readings: list[Reading], most: int) -> None:
-        if (self.seen - 1) % self._stride:  # the latest so far was there only for being the latest
+        if (self.seen - 1) % self._stride:  # the latest so far was kept only because it was the latest
             readings.pop()
         readings.append(reading)
         self.seen += 1

@@ -1,59 +1,16 @@
-"""What trackers are told: names, values, words, and how often."""
+"""What trackers log: a reading as {name: value}, and an alert as text."""
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import time
 
 from ..records import Alert, Reading
 
 STEP = "train/global_step"  # the x axis that the Trainer's own rows carry in W&B
-PAUSE = 60.0  # seconds between two alerts of one rule and level; trackers do not hold back what is logged here
-PICTURES = 30.0  # seconds between two pictures: training waits a tenth of a second for one
 
 
-class Pause:
-    """Which alerts to hold back: those of a rule and level that was told less than `PAUSE` seconds ago."""
-
-    def __init__(self) -> None:
-        self._told: dict[tuple[str, str], float] = {}
-
-    def over(self, alert: Alert) -> bool:
-        """Whether this alert may be told; it then counts as told."""
-        now, key = time.monotonic(), (alert.rule, alert.level)
-        if now - self._told.get(key, -math.inf) < PAUSE:
-            return False
-        self._told[key] = now
-        return True
-
-
-class Turn:
-    """When it is a picture's turn: `PICTURES` seconds after the last one, and at the end if there is something new."""
-
-    def __init__(self) -> None:
-        self._last, self._shown = -math.inf, 0
-
-    def has_come(self, seen: int, at_the_end: bool = False) -> bool:
-        """Whether to draw now that `seen` readings are there; it then counts as drawn."""
-        if seen == self._shown or (not at_the_end and time.monotonic() - self._last < PICTURES):
-            return False
-        self._last, self._shown = time.monotonic(), seen
-        return True
-
-
-def require(tracker: str) -> None:
-    """Raises ImportError, with what to do, if the tracker is not installed."""
-    if not installed(tracker):
-        raise ImportError(f'sinks asks for "{tracker}", which is not installed: pip install {tracker}')
-
-
-def installed(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
-
-
-def words(alert: Alert) -> str:
-    """What a tracker's alert says."""
+def alert_text(alert: Alert) -> str:
+    """The text of a tracker's alert: what was seen, and what to try."""
     return f"{alert.message}. Try: {alert.action}."
 
 

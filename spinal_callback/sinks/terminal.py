@@ -1,4 +1,4 @@
-"""What a person sees in the terminal: a line per probe, and at the end a table and a picture of the depth trace."""
+"""The terminal: a line per record, and at the end a table and a plot of the depth trace."""
 
 from __future__ import annotations
 
@@ -10,49 +10,56 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from ..records import Header, Reading, Record
-from ..report.text import alert_line, line, summary
+from ..records import Alert, Header, Reading, Record
+from ..report.text import alert_line, line, notice_line, summary
+from .base import Sink
 from .history import History
 
 
-class TerminalSink:
-    """Prints above the progress bar as records come, and the summary at the end."""
+class TerminalSink(Sink):
+    """Prints each record as it comes, above the progress bar, and a summary at the end."""
 
-    def __init__(self, trace: Path | None = None) -> None:
-        self._path, self._report = trace, Path()
+    def __init__(self) -> None:
+        self._trace: Path | None = None
+        self._report: Path | None = None
         self._history = History()
 
-    def follow(self, earlier: Sequence[Record], report: Path) -> None:
-        """Told before the header: what a resumed run's trace has, and where the report will be."""
-        self._history, self._report = History(earlier), report
+    def begin(self, trace: Path, report: Path) -> None:
+        self._history, self._trace, self._report = History(), trace, report
+
+    def resume(self, earlier: Sequence[Record]) -> None:
+        self._history = History(earlier)
 
     def write(self, record: Record) -> None:
         self._history.add(record)
-        if isinstance(record, Header):
-            first, last = record.window
-            say(f"spinal  {record.model}: {record.layers} layers, late window {first}-{last}, {record.prompts} prompts")
-        elif isinstance(record, Reading):
-            say(line(record))
-        else:
-            say(alert_line(record))
+        say(_line(record))
 
     def close(self) -> None:
         trace = self._history.trace
         if trace is None or not trace.readings:
             return
         say("\n" + summary(trace))
-        if self._path is not None:
-            say(f"\ntrace    {self._path}")
-            if self._report.is_file():
+        if self._trace is not None:
+            say(f"\ntrace    {self._trace}")
+            if self._report is not None and self._report.is_file():
                 say(f"report   {self._report}")
-            say(f"next     {_command()} show {self._path}")
+            say(f"next     {_command()} show {self._trace}")
+
+
+def _line(record: Record) -> str:
+    if isinstance(record, Header):
+        first, last = record.window
+        return f"spinal  {record.model}: {record.layers} layers, late window {first}-{last}, {record.prompts} prompts"
+    if isinstance(record, Reading):
+        return line(record)
+    return alert_line(record) if isinstance(record, Alert) else notice_line(record)
 
 
 def say(text: str) -> None:
-    """Prints without tearing a progress bar."""
+    """Prints a line without breaking a progress bar."""
     tqdm.write(text)
 
 
 def _command() -> str:
-    """How `spinal` is called from here: an environment that is not activated has it beside its Python."""
+    """How to call `spinal` from here. If its environment is not activated, it is beside the Python that runs."""
     return "spinal" if shutil.which("spinal") else os.path.relpath(Path(sys.executable).parent / "spinal")

@@ -1,4 +1,4 @@
-"""Trackio: headline scalars, the picture of layers over steps, alerts."""
+"""Trackio: headline numbers, the image of layers over steps, alerts."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..records import Alert, Header, Record
+from ..records import Alert, Reading, Record
+from .base import Sink, require
 from .history import History
-from .logged_values import Pause, Turn, headlines, require, words
+from .logged_values import alert_text, headlines
+from .throttle import AlertThrottle, ImageThrottle
 
 
-class TrackioSink:
-    """Fills the trackio run that is open when a record comes; nothing where none is.
+class TrackioSink(Sink):
+    """Logs to the trackio run that is open when a record comes; if none is open, it does nothing.
 
-    Trackio makes a chart of every name it is given, so the layers come as a picture.
+    Trackio makes a chart of every name that is logged, so the layers are logged as an image.
 
     Raises:
         ImportError: trackio is not installed.
@@ -23,26 +25,27 @@ class TrackioSink:
 
     def __init__(self) -> None:
         require("trackio")
-        self._pause, self._turn, self._history = Pause(), Turn(), History()
+        self._alerts, self._images, self._history = AlertThrottle(), ImageThrottle(), History()
 
-    def follow(self, earlier: Sequence[Record], report: Path) -> None:
-        """Told before the header: what a resumed run's trace has."""
-        self._history, self._turn = History(earlier), Turn()
+    def begin(self, trace: Path, report: Path) -> None:
+        self._history, self._images = History(), ImageThrottle()
+
+    def resume(self, earlier: Sequence[Record]) -> None:
+        self._history = History(earlier)
 
     def write(self, record: Record) -> None:
         self._history.add(record)
         trackio, trace = _open(), self._history.trace
-        if trackio is None or trace is None or isinstance(record, Header):
+        if trackio is None or trace is None or not isinstance(record, Reading | Alert):
             return
         trackio.log(headlines(record, len(trace.alerts)), step=record.step)
-        if isinstance(record, Alert):
-            if self._pause.over(record):
-                trackio.alert(f"spinal: {record.rule}", words(record), level=trackio.AlertLevel(record.level))
-        else:
+        if isinstance(record, Reading):
             self._draw()
+        elif self._alerts.allows(record):
+            trackio.alert(f"spinal: {record.rule}", alert_text(record), level=trackio.AlertLevel(record.level))
 
     def complete(self) -> None:
-        """Told after the last step's reading: the Trainer's own callback closes the run before `close` comes."""
+        """The last image. The Trainer's own callback closes the trackio run before `close` is called."""
         self._draw(at_the_end=True)
 
     def close(self) -> None:
@@ -50,7 +53,7 @@ class TrackioSink:
 
     def _draw(self, at_the_end: bool = False) -> None:
         trackio, trace = _open(), self._history.trace
-        if trackio is None or trace is None or not self._turn.has_come(self._history.seen, at_the_end):
+        if trackio is None or trace is None or not self._images.allows(self._history.seen, at_the_end):
             return
         from ..report.images import heatmaps
 
@@ -58,6 +61,6 @@ class TrackioSink:
 
 
 def _open() -> Any:
-    """Trackio, if a run is open. It is not imported: then nobody has opened one."""
+    """The trackio module, if a run is open. It is not imported here: if nobody imported it, no run is open."""
     trackio: Any = sys.modules.get("trackio")
     return None if trackio is None or trackio.context_vars.current_run.get() is None else trackio

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from transformers import Trainer, TrainerCallback
 
-from ..records import Alert, Header, Record
+from ..records import Alert, Reading, Record
+from .base import Sink
 from .logged_values import headlines
 
 
-class ReporterSink:
+class ReporterSink(Sink):
     """Hands headline scalars to one of the Trainer's own tracker callbacks, as if the Trainer had logged them.
 
     That callback alone is called: not `trainer.log`, which would change `log_history`, drain TRL's averages and keep
@@ -23,17 +24,16 @@ class ReporterSink:
         self._trainer, self._reporter, self._alerts = trainer, reporter, 0
         self.name = type(reporter).__name__
 
-    def follow(self, earlier: Sequence[Record], report: Path) -> None:
-        """Told before the header: what a resumed run's trace has."""
+    def begin(self, trace: Path, report: Path) -> None:
+        self._alerts = 0
+
+    def resume(self, earlier: Sequence[Record]) -> None:
         self._alerts = sum(isinstance(record, Alert) for record in earlier)
 
     def write(self, record: Record) -> None:
-        if isinstance(record, Header):
+        if not isinstance(record, Reading | Alert):
             return
         self._alerts += isinstance(record, Alert)
         trainer, row = self._trainer, headlines(record, self._alerts)
         control = copy.copy(trainer.control)  # a tracker's word on it is not for the training
         self._reporter.on_log(trainer.args, trainer.state, control, logs=row, model=trainer.model)
-
-    def close(self) -> None:
-        pass

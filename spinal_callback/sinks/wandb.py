@@ -11,15 +11,17 @@ from typing import Any
 
 from ..records import Alert, Header, Reading, Record
 from ..traces import Trace
+from .base import Sink, installed, require
 from .history import History, evenly
-from .logged_values import STEP, Pause, Turn, finite, installed, logged_names, require, scalars, words
+from .logged_values import STEP, alert_text, finite, logged_names, scalars
+from .throttle import AlertThrottle, ImageThrottle
 
 ROWS = 10_000  # W&B shows no more of a table
 START = {"spinal/start/late_alpha": "alpha", "spinal/start/late_transport": "transport"}  # the first reading's means
 COLUMNS = ("alpha", "alpha_se", "alpha_r2", "effective_rank", "transport", "transport_se")
 
 
-class WandbSink:
+class WandbSink(Sink):
     """Fills the W&B run that is open when a record comes; nothing where none is.
 
     Rows carry `train/global_step` and no `step=`: with it W&B drops rows once its own counter is ahead. Per-layer
@@ -33,17 +35,19 @@ class WandbSink:
     def __init__(self) -> None:
         require("wandb")
         self._defined = self._begun = ""  # id of the run whose metrics are defined; which knows of the start
-        self._pause, self._turn, self._history = Pause(), Turn(), History()
+        self._alerts, self._images, self._history = AlertThrottle(), ImageThrottle(), History()
         self._report: Path | None = None
 
-    def follow(self, earlier: Sequence[Record], report: Path) -> None:
-        """Told before the header: what a resumed run's trace has, and where the report will be."""
-        self._history, self._turn, self._report = History(earlier), Turn(), report
+    def begin(self, trace: Path, report: Path) -> None:
+        self._history, self._images, self._report = History(), ImageThrottle(), report
+
+    def resume(self, earlier: Sequence[Record]) -> None:
+        self._history = History(earlier)
 
     def write(self, record: Record) -> None:
         self._history.add(record)
         run, trace = _run(), self._history.trace
-        if run is None or trace is None or isinstance(record, Header):
+        if run is None or trace is None or not isinstance(record, Reading | Alert):
             return
         if self._defined != run.id:
             self._defined = run.id
@@ -51,20 +55,20 @@ class WandbSink:
         row = {"spinal/alerts": float(len(trace.alerts))}
         run.log({**finite(row | (scalars(record) if isinstance(record, Reading) else {})), STEP: record.step})
         if isinstance(record, Alert):
-            if self._pause.over(record):
-                run.alert(f"spinal: {record.rule}", words(record), level=record.level.upper())
+            if self._alerts.allows(record):
+                run.alert(f"spinal: {record.rule}", alert_text(record), level=record.level.upper())
             return
         if self._begun != run.id:
             self._begun = run.id
             run.summary.update(finite({name: trace.readings[0].late[key] for name, key in START.items()}))
-        if self._turn.has_come(self._history.seen):
+        if self._images.allows(self._history.seen):
             _draw(run, trace)
 
     def close(self) -> None:
         run, trace = _run(), self._history.trace
         if run is None or trace is None or self._defined != run.id or not trace.readings:
             return
-        if self._turn.has_come(self._history.seen, at_the_end=True):
+        if self._images.allows(self._history.seen, at_the_end=True):
             _draw(run, trace)
         import wandb
 

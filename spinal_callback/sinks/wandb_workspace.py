@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .logged_values import STEP, installed
+from .base import installed
+from .logged_values import STEP
 
 NAME = "SPINAL"
 HEADLINES = {

@@ -9,9 +9,8 @@ from transformers import Trainer, TrainerCallback
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from ..config import SpinalConfig
-from ..sinks.base import Sink
-from ..sinks.recorder import named
-from ..sinks.registry import TRACKERS
+from ..sinks import Sink
+from ..sinks.registry import TRACKERS, make_sinks
 from ..sinks.trainer_trackers import ReporterSink
 from .callback import SpinalCallback
 
@@ -49,7 +48,7 @@ def attach(
     callbacks = trainer.callback_handler.callbacks
     if any(isinstance(callback, SpinalCallback) for callback in callbacks):
         raise ValueError("the trainer has a SpinalCallback already: use it, or remove it before attach(trainer)")
-    asked = named(sinks)
+    asked = make_sinks(sinks)
     served = [INTEGRATION_TO_CALLBACK[name] for name, sink in TRACKERS.items() if _has(asked, sink)]
     reporters = [c for c in callbacks if isinstance(c, REPORTERS) and not isinstance(c, (*served, COUNTS_ROWS))]
     callback = SpinalCallback(config, sinks=[*asked, *(ReporterSink(trainer, r) for r in reporters)], **settings)

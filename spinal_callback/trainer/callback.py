@@ -25,7 +25,7 @@ from ..probe.prompts import PromptSet, collect
 from ..probe.undisturbed import random_states_kept
 from ..records import LEVELS, TRAINER_KEYS, Alert, Reading
 from ..run_folder import REFERENCE_FILE, checkpoint_name, references
-from ..sinks.base import Sink
+from ..sinks import Sink
 from ..sinks.recorder import Recorder
 from ..sinks.terminal import say
 from .schedule import Clock, Cost, Schedule
@@ -189,14 +189,17 @@ class SpinalCallback(TrainerCallback):
         tension = 0.0 if alerts is None else self._detector.tension
         interval = self._schedule.proposed(cost, reading.step, state.max_steps, tension)
         self._schedule.probed(reading.step, interval)
-        self._recorder.tell(dataclasses.replace(reading, interval=interval))
+        self._recorder.write(dataclasses.replace(reading, interval=interval))
         for what, now in probe.sampler.at_a_time.items():
             if now < before[what]:
-                words = f"out of memory at step {reading.step}: from now on {now} {what} at a time, not {before[what]}"
-                self._recorder.failed(reading.step, words, rule="probe_memory")
+                words = (
+                    f"out of memory at step {reading.step}: the probe was repeated, and from now on it runs"
+                    f" {now} {what} at a time, not {before[what]}"
+                )
+                self._recorder.notice("probe_memory", reading.step, words)
         for alert in alerts or []:
             alert = self._with_last_good(alert)
-            self._recorder.tell(alert)
+            self._recorder.write(alert)
             self._act(alert, control)
         none = gradients is not None and bool(gradients.isnan().all()) and reading.nonfinite == 0
         if none and not self._said_gradients:
@@ -285,7 +288,7 @@ class SpinalCallback(TrainerCallback):
             self._failed(state, otherwise, error)
 
     def _failed(self, state: TrainerState, what: str, error: Exception) -> None:
-        self._recorder.failed(state.global_step, f"{what} at step {state.global_step}: {error!r}")
+        self._recorder.notice("probe_failed", state.global_step, f"{what} at step {state.global_step}: {error!r}")
         warnings.warn(f"spinal: {what} at step {state.global_step}: {error!r}", stacklevel=2)
 
     def _collect(self, trainer: dict[str, Any]) -> PromptSet:

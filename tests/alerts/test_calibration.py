@@ -1,4 +1,4 @@
-"""calibration.py: limits fitted to healthy runs, the file that keeps them, and every word about a bad one."""
+"""calibrate.py: limits fitted to healthy runs, the file that keeps them, and every word about a bad one."""
 
 import json
 

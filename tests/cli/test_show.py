@@ -5,7 +5,7 @@ import math
 import warnings
 
 import pytest
-from builders import alert, header, reading, write
+from builders import alert, header, notice, reading, write
 
 from spinal_callback.cli.main import main
 
@@ -41,11 +41,18 @@ def test_alerts_are_shown_and_make_the_exit_code_1(tmp_path, capsys, form):
     assert "7 are NaN" in out and err == ""
 
 
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_notices_are_shown_and_leave_the_exit_code_0(tmp_path, capsys, form):
+    assert main(["show", run_folder(tmp_path, *CALM, notice(10)), *form]) == 0
+    out, err = capsys.readouterr()
+    assert "out of memory at step 10" in out and err == ""
+
+
 def test_json_is_one_object_without_nan(tmp_path, capsys):
     assert main(["show", run_folder(tmp_path, *CALM), "--json"]) == 0
     out = capsys.readouterr().out
     data = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-    assert set(data) == {"header", "readings", "alerts"}
+    assert set(data) == {"header", "readings", "alerts", "notices"}
     assert [r["step"] for r in data["readings"]] == [0, 10]
     assert data["readings"][1]["score"] is None and data["alerts"] == []
     assert data["header"]["model"] == "made-up"

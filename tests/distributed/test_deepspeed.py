@@ -104,10 +104,9 @@ def test_a_layer_that_fails_on_one_rank_leaves_nobody_waiting(runs, scenario):
         told = rank["watched"]
         assert told["step"] == 6 and steps(told["readings"]) == [0, 1, 3, 4, 5, 6] and rank["batch"] == 2048
         assert told["weights"] == rank["plain"]["weights"]
-    alerts = load_trace(folder / scenario / "watched").alerts
-    out_of_memory, failed = (a for a in alerts if a.rule.startswith("probe"))
-    assert (out_of_memory.step, out_of_memory.rule) == (1, "probe_memory")
-    assert (failed.step, failed.rule) == (2, "probe_failed") and "rank 1: ArithmeticError('layer 5')" in failed.message
+    out_of_memory, failed = load_trace(folder / scenario / "watched").notices
+    assert (out_of_memory.step, out_of_memory.event) == (1, "probe_memory")
+    assert (failed.step, failed.event) == (2, "probe_failed") and "rank 1: ArithmeticError('layer 5')" in failed.message
 
 
 def test_a_reading_when_training_ends_early(runs):

@@ -89,8 +89,10 @@ def test_a_probe_that_fails_on_one_rank_is_left_out_on_all(replicated, scenario,
     for rank in results[scenario]:
         assert rank["step"] == 4 and steps(rank["readings"]) == [0, 4]
         assert rank["weights"] == results["hook"][0]["weights"], "the same training, whatever failed"
-    (alert,) = load_trace(folder / scenario).alerts
-    assert (alert.step, alert.rule) == (2, "probe_failed") and "rank 1: " in alert.message and words in alert.message
+    (notice,) = load_trace(folder / scenario).notices
+    assert (
+        (notice.step, notice.event) == (2, "probe_failed") and "rank 1: " in notice.message and words in notice.message
+    )
 
 
 def test_gradients_that_fail_on_one_rank_are_left_out_on_all(replicated):
@@ -98,16 +100,16 @@ def test_gradients_that_fail_on_one_rank_are_left_out_on_all(replicated):
     for rank in results["in_gradients"]:
         assert steps(rank["readings"]) == [0, 2, 4]
         assert [r["gradient_concentration"] is None for r in rank["readings"]] == [True, True, False]
-    (alert,) = load_trace(folder / "in_gradients").alerts
-    assert "no gradient concentration" in alert.message and "rank 1: ArithmeticError('no norm')" in alert.message
+    (notice,) = load_trace(folder / "in_gradients").notices
+    assert "no gradient concentration" in notice.message and "rank 1: ArithmeticError('no norm')" in notice.message
 
 
 def test_out_of_memory_in_a_forward_pass_halves_the_batch_on_all_ranks(replicated):
     folder, results = replicated
     for rank in results["memory_in_forward"]:
         assert rank["batch"] == 2048 and steps(rank["readings"]) == [0, 2, 4]
-    (alert,) = load_trace(folder / "memory_in_forward").alerts
-    assert (alert.step, alert.rule) == (2, "probe_memory") and "2048 tokens at a time, not 4096" in alert.message
+    (notice,) = load_trace(folder / "memory_in_forward").notices
+    assert (notice.step, notice.event) == (2, "probe_memory") and "2048 tokens at a time, not 4096" in notice.message
 
 
 def test_out_of_memory_in_the_lens_halves_its_pieces_on_all_ranks(replicated):
@@ -116,8 +118,11 @@ def test_out_of_memory_in_the_lens_halves_its_pieces_on_all_ranks(replicated):
         assert rank["block"] == sample.LOGITS_BLOCK // 2 and steps(rank["readings"]) == [0, 2, 4]
         for told, calm in zip(rank["readings"], results["memory_in_forward"][0]["readings"], strict=True):
             assert_same_reading(told, calm)
-    (alert,) = load_trace(folder / "memory_in_lens").alerts
-    assert (alert.step, alert.rule) == (2, "probe_memory") and "1048576 logits at a time, not 2097152" in alert.message
+    (notice,) = load_trace(folder / "memory_in_lens").notices
+    assert (notice.step, notice.event) == (
+        2,
+        "probe_memory",
+    ) and "1048576 logits at a time, not 2097152" in notice.message
 
 
 def test_a_lens_without_enough_memory_is_left_out_on_all_ranks(replicated):
@@ -125,9 +130,9 @@ def test_a_lens_without_enough_memory_is_left_out_on_all_ranks(replicated):
     for rank in results["memory_for_good"]:
         assert rank["step"] == 4 and steps(rank["readings"]) == [0]
         assert rank["weights"] == results["hook"][0]["weights"]
-    alerts = load_trace(folder / "memory_for_good").alerts
-    assert [(a.step, a.rule) for a in alerts] == [(2, "probe_failed"), (4, "probe_failed")]
-    assert "rank 1: OutOfMemoryError('lens')" in alerts[0].message
+    notices = load_trace(folder / "memory_for_good").notices
+    assert [(n.step, n.event) for n in notices] == [(2, "probe_failed"), (4, "probe_failed")]
+    assert "rank 1: OutOfMemoryError('lens')" in notices[0].message
 
 
 def test_nan_on_one_rank_is_in_everyones_reading(replicated):
@@ -147,8 +152,8 @@ def test_a_sink_that_throws_on_rank_zero(replicated):
     folder, results = replicated
     for rank, left in zip(results["sink"], (2, 0), strict=True):
         assert rank["step"] == 4 and steps(rank["readings"]) == [0, 2, 4] and rank["sinks"] == left
-    (alert,) = load_trace(folder / "sink").alerts
-    assert (alert.step, alert.rule) == (0, "sink_failed") and "OSError('tracker is down')" in alert.message
+    (notice,) = load_trace(folder / "sink").notices
+    assert (notice.step, notice.event) == (0, "sink_failed") and "OSError('tracker is down')" in notice.message
 
 
 @pytest.mark.parametrize("what", ["prompts", "config"])
@@ -247,10 +252,9 @@ def test_fsdp_a_layer_that_fails_on_one_rank_leaves_nobody_waiting(sharded):
     for rank in results["fsdp_fails_in_a_layer"]:
         assert rank["step"] == 6 and steps(rank["readings"]) == [0, 2, 6] and rank["batch"] == 2048
         assert rank["weights"] == results["fsdp_resharded_untied"][0]["plain"]["weights"]
-    alerts = load_trace(folder / "fsdp_fails_in_a_layer").alerts
-    out_of_memory, failed = (a for a in alerts if a.rule.startswith("probe"))
-    assert (out_of_memory.step, out_of_memory.rule) == (2, "probe_memory")
-    assert (failed.step, failed.rule) == (4, "probe_failed") and "rank 1: ArithmeticError('layer 5')" in failed.message
+    out_of_memory, failed = load_trace(folder / "fsdp_fails_in_a_layer").notices
+    assert (out_of_memory.step, out_of_memory.event) == (2, "probe_memory")
+    assert (failed.step, failed.event) == (4, "probe_failed") and "rank 1: ArithmeticError('layer 5')" in failed.message
 
 
 # --- without other ranks

@@ -13,7 +13,7 @@ from unittest.mock import Mock
 
 import made_up
 import pytest
-from builders import alert, header, reading, write
+from builders import alert, header, notice, reading, write
 from made_up import EVIL, hostile
 
 from spinal_callback import load_trace
@@ -93,6 +93,13 @@ def test_every_alert_is_listed_with_its_evidence():
     text = page({"run": with_alerts(alert(10, message="seen this", action="try that"), alert(20, level="warn"))})
     assert text.count("<li class=") == 2 and text.count('<li class="error">') == 1
     assert "<p>seen this.</p><p><b>Try:</b> try that.</p>" in text and "value 7.000, limit 0.000; layers 3, 4" in text
+
+
+def test_a_notice_is_a_note_and_leaves_the_verdict_healthy():
+    run = Trace(header(), [reading(0), reading(10)], [], [notice(10, message="<out> of memory")]).to_json()
+    assert verdict(run)[:2] == ("healthy", "Healthy")
+    words = "step 10: &lt;out&gt; of memory; training continues."
+    assert words in page({"run": run}) and "Notes on the monitor" not in page({"run": CALM.to_json()})
 
 
 def test_the_change_is_told_with_its_error():

@@ -5,7 +5,7 @@ import math
 import re
 
 import pytest
-from builders import alert, header, reading
+from builders import alert, header, notice, reading
 
 from spinal_callback.report import text as text_of
 from spinal_callback.sinks import terminal
@@ -48,6 +48,12 @@ def test_every_number_of_the_line_may_be_missing(field):
 def test_a_line_for_an_alert():
     assert text_of.alert_line(alert(10)) == "spinal  ERROR nonfinite: 7 are NaN. Try: stop."
     assert "WARN drift" in text_of.alert_line(alert(10, level="warn", rule="drift"))
+
+
+def test_a_line_for_a_notice():
+    assert text_of.notice_line(notice(10, message="out of memory", action="if this stays, ask")) == (
+        "spinal  NOTE out of memory. If this stays, ask."
+    )
 
 
 def test_the_table_sets_the_first_reading_against_the_last():
@@ -105,14 +111,15 @@ def test_a_summary_is_made_of_whatever_there_is(readings):
 
 def test_the_sink_prints_as_records_come_and_sums_up_at_the_end(capsys, tmp_path):
     path = tmp_path / "trace.jsonl"
-    sink = terminal.TerminalSink(path)
+    sink = terminal.TerminalSink()
+    sink.begin(path, tmp_path / "report.html")
     told = []
-    for record in (header(), reading(0), alert(5), reading(10)):
+    for record in (header(), reading(0), alert(5), notice(5), reading(10)):
         sink.write(record)
         told.append(capsys.readouterr().out)
     assert told[0] == "spinal  made-up: 4 layers, late window 3-4, 24 prompts\n"
-    assert told[1:] == [f"{x}\n" for x in (*map(text_of.line, [reading(0)]), text_of.alert_line(alert(5)),
-                                            text_of.line(reading(10)))]  # fmt: skip
+    lines = (text_of.line(reading(0)), text_of.alert_line(alert(5)), text_of.notice_line(notice(5)))
+    assert told[1:] == [f"{text}\n" for text in (*lines, text_of.line(reading(10)))]
     sink.close()
     end = capsys.readouterr().out
     assert "late mean" in end and "step 10" in end

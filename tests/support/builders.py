@@ -1,9 +1,9 @@
-"""Made-up records: a header, a reading, an alert; and a trace file of them."""
+"""Made-up records: a header, a reading, an alert, a notice; and a trace file of them."""
 
 import json
 import math
 
-from spinal_callback import Alert, Reading, SpinalConfig
+from spinal_callback import Alert, Notice, Reading, SpinalConfig
 from spinal_callback.records import Header, dump_record
 
 NAN = math.nan
@@ -42,6 +42,11 @@ def reading(step=0, layers=4, **fields):
 def alert(step=10, **fields):
     settings = {"rule": "nonfinite", "level": "error", "layers": [3, 4], "value": 7.0, "threshold": 0.0}
     return Alert(step=step, **{**settings, "message": "7 are NaN", "action": "stop", **fields})
+
+
+def notice(step=10, **fields):
+    settings = {"event": "probe_memory", "message": "out of memory at step 10: half as many at a time"}
+    return Notice(step=step, **{**settings, "action": "training continues", **fields})
 
 
 def write(tmp_path, *lines, name="trace.jsonl"):

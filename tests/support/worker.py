@@ -41,8 +41,8 @@ class Seen(SpinalCallback):
     def __init__(self, **fields):
         super().__init__(**WATCHED | fields)
         self.seen = MemorySink()
-        tell = self._recorder.tell
-        self._recorder.tell = lambda record: (self.seen.write(record), tell(record))
+        write = self._recorder.write
+        self._recorder.write = lambda record: (self.seen.write(record), write(record))
 
 
 class Norms(TrainerCallback):
@@ -116,8 +116,9 @@ def outcome(trainer, callback=None):
     return told | {
         "readings": [json.loads(dump_record(r)) for r in readings],
         "alerts": [[a.step, a.rule, a.message] for a in alerts],
+        "notices": [[n.step, n.event, n.message] for n in callback.seen.notices],
         "prompts": callback._probe.prompts.ids,
-        "sinks": len(callback._recorder.fanout.sinks),
+        "sinks": len(callback._recorder.sinks),
     }
 
 

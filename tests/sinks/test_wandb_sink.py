@@ -1,50 +1,19 @@
-"""trackers.py: real runs of Weights & Biases (offline) and trackio, read back from their files."""
+"""wandb.py: real offline runs of Weights & Biases that get made-up records, read back from their files."""
 
-import dataclasses
 import itertools
 import json
 import math
-import sqlite3
 import sys
 from pathlib import Path
 
 import pytest
-from builders import alert, header, reading
-from PIL import Image
+from builders import alert, header, notice, reading
 from wandb_runs import history, inspect, metrics, run_folder
 
-from spinal_callback import SpinalCallback
-from spinal_callback.sinks import logged_values as logged
+from spinal_callback.sinks import throttle
 from spinal_callback.sinks.logged_values import STEP, scalars
-from spinal_callback.sinks.registry import TRACKERS, TrackioSink, WandbSink
-from spinal_callback.sinks.wandb import _rows
+from spinal_callback.sinks.wandb import WandbSink, _rows
 from spinal_callback.traces import Trace
-
-# --- scalars
-
-HEADLINES = {"late_alpha", "late_transport", "displacement", "localization", "score", "overhead", "interval"}
-
-
-def test_scalars_of_a_reading():
-    whole = reading(alpha=[0.5, 0.6, 0.7, 0.8])
-    row = scalars(whole)
-    layers = {f"spinal/alpha/layer_{i}" for i in (1, 2, 3, 4)} | {f"spinal/transport/layer_{i}" for i in (2, 3, 4)}
-    assert set(row) == {f"spinal/{name}" for name in HEADLINES} | layers
-    assert row["spinal/alpha/layer_1"] == 0.5 and row["spinal/alpha/layer_4"] == 0.8
-    assert row["spinal/transport/layer_2"] == whole.transport[0]  # named after the layer where the step ends
-    assert row["spinal/late_alpha"] == 0.85 and row["spinal/late_transport"] == 1.35
-    assert [row[f"spinal/{name}"] for name in ("displacement", "localization", "score", "overhead")] == [
-        whole.displacement, whole.localization, whole.score, whole.overhead
-    ]  # fmt: skip
-
-
-def test_scalars_name_what_is_not_to_be_had_too():
-    row = scalars(reading(score=math.nan))  # so that W&B hears of every name with the first row
-    assert set(row) == set(scalars(reading(alpha=[0.1] * 4)))
-    assert [name for name, value in row.items() if math.isnan(value)] == ["spinal/score", "spinal/alpha/layer_1"]
-
-
-# --- W&B
 
 
 def run_with(folder, *records, earlier=()):
@@ -56,7 +25,9 @@ def run_with(folder, *records, earlier=()):
     with wandb.init(project="test", dir=folder, mode="offline") as run:
         run.log({"train/loss": 0.5, STEP: 5})
         sink = WandbSink()
-        sink.follow(earlier, page)
+        sink.begin(folder / "trace.jsonl", page)
+        if earlier:
+            sink.resume(earlier)
         for record in records:
             sink.write(record)
         sink.close()
@@ -74,7 +45,7 @@ def wandb_run(tmp_path_factory):
         "folder": folder,
         "whole": run_with(folder / "whole", header(), whole[0], alert(5), alert(5, rule="other"), whole[1]),
         "holed": run_with(folder / "holed", header(), first, whole[1]),
-        "alert first": run_with(folder / "alert", header(), alert(0, rule="probe_failed"), whole[1], alert(10)),
+        "alert first": run_with(folder / "alert", header(), alert(0), whole[1], alert(10)),
     }
 
 
@@ -124,7 +95,7 @@ def test_wandb_gets_pictures_at_the_start_and_of_the_last_state(wandb_run):
 
 
 def test_wandb_gets_pictures_when_it_is_their_turn(tmp_path, monkeypatch):
-    monkeypatch.setattr(logged, "PICTURES", 0.0)
+    monkeypatch.setattr(throttle, "IMAGE_SECONDS", 0.0)
     rows = history(run_with(tmp_path / "w", header(), *map(reading, (0, 5, 10))), media=True)
     assert [row[STEP] for row in rows if "spinal/heatmaps.path" in row] == [0, 5, 10]  # the end has nothing new
 
@@ -193,7 +164,7 @@ def test_wandb_sends_alerts_of_its_own_and_holds_back_what_repeats(tmp_path):
 
 
 def test_wandb_is_told_again_after_the_pause(tmp_path, monkeypatch):
-    monkeypatch.setattr(logged, "PAUSE", 0.0)
+    monkeypatch.setattr(throttle, "ALERT_SECONDS", 0.0)
     sent = [r for r in run_with(tmp_path / "w", header(), alert(5), alert(6)) if r["type"] == "alert"]
     assert len(sent) == 2
 
@@ -220,28 +191,13 @@ def test_no_run_nothing_happens(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", TRACKERS)
-def test_a_tracker_asked_for_but_not_installed(monkeypatch, name):
-    monkeypatch.setitem(sys.modules, name, None)  # what Python itself takes for "cannot be imported"
-    with pytest.raises(ImportError, match=f'sinks asks for "{name}", which is not installed: pip install {name}'):
-        TRACKERS[name]()
-    assert not any(isinstance(sink, TRACKERS[name]) for sink in SpinalCallback()._recorder.asked)
-
-
-def test_an_unknown_name_is_refused():
-    with pytest.raises(
-        ValueError, match='sinks must be Sink objects or names among "wandb", "trackio", "terminal", got'
-    ):
-        SpinalCallback(sinks=["mlflow"])
-
-
 @pytest.mark.parametrize("mode", ["disabled", "offline"])
 def test_a_disabled_run_and_one_that_was_finished_hurt_nothing(tmp_path, monkeypatch, mode):
     wandb = pytest.importorskip("wandb")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "report.html").write_text("the page")
     sink = WandbSink()
-    sink.follow([], tmp_path / "report.html")
+    sink.begin(tmp_path / "trace.jsonl", tmp_path / "report.html")
     with wandb.init(project="test", dir=tmp_path, mode=mode):
         for record in (header(), reading(0), alert(0)):
             sink.write(record)
@@ -256,68 +212,7 @@ def test_a_disabled_run_and_one_that_was_finished_hurt_nothing(tmp_path, monkeyp
         assert {row[STEP] for row in history(inspect(tmp_path)) if STEP in row} == {0}
 
 
-def test_records_are_left_as_they_are():
-    record = reading(0)
-    before = dataclasses.asdict(record)
-    scalars(record)
-    assert repr(dataclasses.asdict(record)) == repr(before)
-
-
-# --- trackio
-
-
-def trackio_run(folder, monkeypatch, *records):
-    """The rows and alerts of a run in which the Trainer logs a row of its own, read from trackio's database."""
-    trackio = pytest.importorskip("trackio")
-    monkeypatch.setattr(trackio.utils, "TRACKIO_DIR", folder)
-    monkeypatch.setattr(trackio.sqlite_storage, "TRACKIO_DIR", folder)
-    for module in (trackio.utils, trackio.run, trackio.media.media):
-        monkeypatch.setattr(module, "MEDIA_DIR", folder / "media")
-    trackio.init("test", name="run", embed=False, auto_log_cpu=False, auto_log_gpu=False)
-    trackio.log({"train/loss": 0.5}, step=5)
-    sink = TrackioSink()
-    for record in records:
-        sink.write(record)
-    sink.close()
-    trackio.finish()
-    with sqlite3.connect(next(folder.glob("*.db"))) as base:
-        rows = base.execute("select step, metrics from metrics order by id").fetchall()
-        alerts = base.execute("select title, text, level from alerts order by id").fetchall()
-    rows = [(step, json.loads(values)) for step, values in rows]
-    pictures = [(step, row.pop("spinal/heatmaps")) for step, row in rows if "spinal/heatmaps" in row]
-    return [(step, row) for step, row in rows if row], alerts, pictures
-
-
-def test_trackio_is_given_headlines_and_alerts(tmp_path, monkeypatch):
-    records = (header(), reading(5, score=math.nan), alert(5), alert(6), alert(6, level="warn"), reading(10))
-    rows, alerts, pictures = trackio_run(tmp_path, monkeypatch, *records)
-    assert rows[0] == (5, {"train/loss": 0.5})
-    assert [step for step, _ in rows[1:]] == [5, 5, 6, 6, 10]
-    assert rows[5][1] == {k: v for k, v in scalars(reading(10)).items() if "/layer_" not in k} | {"spinal/alerts": 3}
-    assert "spinal/score" not in rows[1][1] and rows[1][1]["spinal/alerts"] == 0
-    assert alerts == [
-        ("spinal: nonfinite", "7 are NaN. Try: stop.", "error"),
-        ("spinal: nonfinite", "7 are NaN. Try: stop.", "warn"),  # the second error is held back
-    ]
-    assert [(step, picture["_type"]) for step, picture in pictures] == [(5, "trackio.image"), (10, "trackio.image")]
-    drawn = [Image.open(next(tmp_path.rglob(Path(picture["file_path"]).name))) for _, picture in pictures]
-    assert [image.size for image in drawn] == [(1000, 660)] * 2 and drawn[0].tobytes() != drawn[1].tobytes()
-
-
-def test_trackio_gets_the_last_picture_before_the_trainer_closes_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(TrackioSink, "close", TrackioSink.complete)
-    assert [step for step, _ in trackio_run(tmp_path, monkeypatch, header(), reading(0), reading(5))[2]] == [0, 5]
-
-
-def test_a_calm_run_sends_trackio_no_alert(tmp_path, monkeypatch):
-    assert trackio_run(tmp_path, monkeypatch, header(), reading(0), reading(5))[1] == []
-
-
-def test_without_a_trackio_run_nothing_happens(tmp_path, monkeypatch):
-    pytest.importorskip("trackio")
-    monkeypatch.chdir(tmp_path)
-    sink = TrackioSink()
-    for record in (header(), reading(0), alert(0)):
-        sink.write(record)
-    sink.close()
-    assert list(tmp_path.iterdir()) == []
+def test_a_notice_is_neither_a_row_nor_an_alert(tmp_path):
+    records = run_with(tmp_path / "w", header(), reading(0), notice(0), reading(5))
+    assert [row["spinal/alerts"] for row in history(records)[1:]] == [0, 0]
+    assert [r for r in records if r["type"] == "alert"] == []

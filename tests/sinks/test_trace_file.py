@@ -1,36 +1,24 @@
-"""sinks.py: the trace file and the fan-out."""
+"""trace_file.py: the trace, also of a resumed run, and the page that is written beside it."""
 
 import json
 import re
-import warnings
 
 import pytest
-from builders import alert, header, reading
+from builders import alert, header, notice, reading, write
 
 from spinal_callback import MemorySink, load_trace
-from spinal_callback.records import dump_record
+from spinal_callback.records import SCHEMA, dump_record
 from spinal_callback.report.page import page
-from spinal_callback.sinks import base as sinks
-from spinal_callback.sinks import history
-from spinal_callback.sinks.base import Fanout, JsonLinesSink
+from spinal_callback.sinks import history, trace_file
 from spinal_callback.sinks.recorder import Recorder
+from spinal_callback.sinks.trace_file import TraceFile
 
-# --- memory and the trace
-
-
-def test_memory_keeps_what_it_is_given():
-    sink = MemorySink()
-    for record in (header(), reading(0), alert(5), reading(10)):
-        sink.write(record)
-    sink.close()
-    assert [r.kind for r in sink.records] == ["header", "reading", "alert", "reading"]
-    assert [r.step for r in sink.readings] == [0, 10]
-    assert sink.alerts == [alert(5)]
+# --- the trace
 
 
 def test_every_line_is_whole_on_disk_at_once(tmp_path):
     path = tmp_path / "a" / "b" / "trace.jsonl"
-    sink = JsonLinesSink(path)
+    sink = TraceFile(path)
     for count, record in enumerate((header(), reading(0), alert(0), reading(5)), start=1):
         sink.write(record)  # nothing is closed yet: this is what a killed run leaves
         text = path.read_text()
@@ -45,7 +33,7 @@ def test_every_line_is_whole_on_disk_at_once(tmp_path):
 def test_a_resumed_run_appends_and_a_new_one_overwrites(tmp_path, append):
     path = tmp_path / "trace.jsonl"
     for steps, more in (((0, 5), False), ((10, 15), append)):
-        sink = JsonLinesSink(path, resume_at=5 if more else None)
+        sink = TraceFile(path, resume_at=5 if more else None)
         for record in (header(), *map(reading, steps)):
             sink.write(record)
         sink.close()
@@ -58,7 +46,7 @@ def test_appending_to_no_trace_or_an_empty_one_writes_the_header(tmp_path, there
     path = tmp_path / "trace.jsonl"
     if there:
         path.touch()
-    sink = JsonLinesSink(path, resume_at=5)
+    sink = TraceFile(path, resume_at=5)
     sink.write(header())
     sink.close()
     assert load_trace(path).header == header()
@@ -67,7 +55,7 @@ def test_appending_to_no_trace_or_an_empty_one_writes_the_header(tmp_path, there
 def test_a_run_resumed_after_a_torn_line_leaves_a_trace_that_can_be_read(tmp_path):
     path = tmp_path / "trace.jsonl"
     for append in (False, True):
-        sink = JsonLinesSink(path, resume_at=5 if append else None)
+        sink = TraceFile(path, resume_at=5 if append else None)
         for record in (header(), *map(reading, (10, 15) if append else (0,))):
             sink.write(record)
         sink.close()
@@ -80,7 +68,7 @@ def test_a_run_resumed_after_a_torn_line_leaves_a_trace_that_can_be_read(tmp_pat
 def test_what_a_killed_run_wrote_behind_its_checkpoint_is_dropped(tmp_path):
     path = tmp_path / "trace.jsonl"
     for resume_at, records in ((None, [*map(reading, (0, 5, 10)), alert(5), alert(10)]), (5, [reading(20)])):
-        sink = JsonLinesSink(path, resume_at=resume_at)
+        sink = TraceFile(path, resume_at=resume_at)
         for record in (header(), *records):  # once resumed, it may not come by step 10 again
             sink.write(record)
         sink.close()
@@ -92,7 +80,7 @@ def test_what_a_killed_run_wrote_behind_its_checkpoint_is_dropped(tmp_path):
 def test_resuming_on_what_is_no_trace_begins_one(tmp_path, text):
     path = tmp_path / "trace.jsonl"
     path.write_text(text)
-    sink = JsonLinesSink(path, resume_at=5)
+    sink = TraceFile(path, resume_at=5)
     for record in (header(), reading(10)):
         sink.write(record)
     sink.close()
@@ -104,61 +92,20 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, below):
     (tmp_path / "file").touch()  # a file where a folder is needed: this stops root, too
     path = tmp_path / below / "trace.jsonl"
     with pytest.raises(ValueError, match=re.escape(f"output_dir: cannot write {path} (") + r"\w.*\); give a folder"):
-        JsonLinesSink(path)
-    JsonLinesSink(tmp_path / "other" / "trace.jsonl").close()
+        TraceFile(path)
+    TraceFile(tmp_path / "other" / "trace.jsonl").close()
 
 
-# --- several as one
-
-
-class Broken(MemorySink):
-    def write(self, record):
-        super().write(record)
-        raise OSError("no space left")
-
-
-class BrokenAtTheEnd(MemorySink):
-    def close(self):
-        raise RuntimeError("tracker is down")
-
-
-def test_a_sink_that_throws_is_dropped_with_one_warning_and_the_others_go_on():
-    before, broken, after = MemorySink(), Broken(), MemorySink()
-    fanout = Fanout([before, broken, after])
-    with pytest.warns(UserWarning) as caught:
-        for record in (header(), reading(0), reading(5)):
-            fanout.write(record)
-        fanout.close()
-    assert [str(w.message) for w in caught] == ["spinal: Broken failed and is dropped: OSError('no space left')"]
-    assert len(before.records) == len(after.records) == 3
-    assert len(broken.records) == 1
-    assert fanout.sinks == [before, after]
-
-
-def test_a_sink_that_throws_at_the_end_does_not_keep_others_from_closing(tmp_path):
-    file = JsonLinesSink(tmp_path / "trace.jsonl")
-    with pytest.warns(UserWarning, match="BrokenAtTheEnd failed and is dropped.*tracker is down") as caught:
-        Fanout([BrokenAtTheEnd(), BrokenAtTheEnd(), file]).close()
-    assert len(caught) == 2
-    with pytest.raises(ValueError, match="closed file"):
-        file.write(reading(0))
-
-
-def test_sinks_that_work_are_kept_in_silence():
-    both = [MemorySink(), MemorySink()]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        Fanout(iter(both)).write(header())
-    assert [len(s.records) for s in both] == [1, 1]
-
-
-def test_an_interrupt_is_not_swallowed():
-    class Interrupted(MemorySink):
-        def write(self, record):
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        Fanout([Interrupted()]).write(header())
+def test_a_resumed_trace_of_schema_1_continues_in_the_current_schema(tmp_path):
+    """Notices follow, which a reader of schema 1 does not know."""
+    old = alert(5, rule="probe_failed", level="warn", message="no reading")
+    path = write(tmp_path, header(schema=1), reading(0), old)
+    sink = TraceFile(path, resume_at=5)
+    sink.write(notice(10))
+    sink.close()
+    trace = load_trace(path)
+    assert trace.header.schema == SCHEMA and trace.alerts == []
+    assert [(n.step, n.event) for n in trace.notices] == [(5, "probe_failed"), (10, "probe_memory")]
 
 
 # --- the page
@@ -169,7 +116,7 @@ def finished(folder, *records, resume_at=0):
     recorder = Recorder([])
     recorder.open(header(), folder, resume_at, folder if resume_at else None)
     for record in records:
-        recorder.tell(record)
+        recorder.write(record)
     recorder.close()
     return recorder, folder / "_spinal" / "report.html"
 
@@ -196,12 +143,12 @@ def test_a_page_that_cannot_be_written_hurts_nothing(tmp_path, monkeypatch):
     def fails(runs):
         raise MemoryError("too large")
 
-    monkeypatch.setattr(sinks, "page", fails)
+    monkeypatch.setattr(trace_file, "page", fails)
     memory = MemorySink()
     memory.close = lambda: memory.records.append("closed")
     recorder = Recorder([memory])
     recorder.open(header(), tmp_path, 0, None)
-    recorder.tell(reading(0))
+    recorder.write(reading(0))
     with pytest.warns(UserWarning, match=r"PageSink failed and is dropped: MemoryError\('too large'\)"):
         recorder.close()
     assert memory.records[-1] == "closed" and [r.step for r in load_trace(tmp_path).readings] == [0]
@@ -212,10 +159,3 @@ def test_a_page_of_a_long_run_shows_some_and_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(history, "FEWEST", 20)
     _, path = finished(tmp_path, *map(reading, range(50)))
     assert "No alert in 50 readings (14 of them drawn), steps 0 to 49." in path.read_text()
-
-
-def test_closing_twice_is_closing_once(tmp_path):
-    recorder, path = finished(tmp_path, reading(0))
-    path.unlink()
-    recorder.close()
-    assert not path.exists()
