@@ -63,13 +63,15 @@ class Tier:
 
 SMALL = Tier("small", 50, 15, 3e-5, 3e-4, 4, 64, pairs=32, texts=16, prompts=12, answer=16, bf16=False)
 REAL = Tier("real", 30, 10, 5e-6, 1e-4, 2, 64, pairs=16, texts=16, prompts=8, answer=16, bf16=True)
-LONGER = replace(SMALL, name="small-long", steps=400, onset=120, spread=101, pairs=48, texts=24, stories=True)
+LONGER = replace(SMALL, name="small-long", steps=400, onset=120, spread=101, texts=8, prompts=8, stories=True)
 TIERS = {
     "small": SMALL,
     "real": REAL,
     "small-long": LONGER,
     "second-long": replace(LONGER, name="second-long"),
-    "real-long": replace(REAL, name="real-long", steps=200, onset=100, spread=31, pairs=24, look=10),
+    "real-long": replace(
+        REAL, name="real-long", full=4e-6, lora=8e-5, steps=200, onset=100, spread=31, pairs=24, look=10
+    ),
 }
 TINY = {"small": "small", "small-long": "first", "second-long": "second"}  # tier -> its tiny model's name
 
@@ -125,7 +127,7 @@ class Arm:
         """How many steps are healthy before the destabilizer sets in."""
         if self.early:
             return 0
-        return tier.onset + (random.Random(f"onset {seed}").randrange(tier.spread) if tier.long else 0)
+        return tier.onset + (random.Random(f"onset {self.name} {seed}").randrange(tier.spread) if tier.long else 0)
 
     def seeds(self, tier: Tier) -> range:
         """The seeds of a tier's runs. Long tiers begin with an odd one, so that the fitting half is there first."""
@@ -173,22 +175,50 @@ WARMUP = 40  # steps: a tenth of the run, as published runs have it
 
 def _sound(name: str, **fields: Any) -> Arm:
     """A healthy arm of the long tiers."""
-    return Arm(f"sound-{name}", "healthy", **{"warmup": WARMUP, "small_long": 4, "second_long": 2, **fields})
+    return Arm(f"sound-{name}", "healthy", **{"warmup": WARMUP, "small_long": 4, **fields})
 
 
 def _upset(name: str, kind: str, **fields: Any) -> Arm:
-    """A destabilized arm of the long tiers: as the soundest but for what is given."""
-    base = {"rate": 0.5, "warmup": WARMUP, "schedule": "linear", "small_long": 4, "second_long": 2}
-    return Arm(f"upset-{name}", kind, **{**base, **fields})
+    """A destabilized arm of the long tiers: as the first healthy one, but for what is given."""
+    return Arm(f"upset-{name}", kind, **{"warmup": WARMUP, "schedule": "linear", "small_long": 4, **fields})
 
 
 LONG = (
-    _sound("full-linear-r1", schedule="linear", rate=1, real_long=2),
-    _sound("full-cosine-r0.3", schedule="cosine", rate=0.3, real_long=2),
+    _sound("full-linear-r1", schedule="linear", second_long=2, real_long=2),
+    _sound("full-cosine-r0.5", schedule="cosine", rate=0.5, second_long=2),
+    _sound("full-cosine-r1-b0.01", schedule="cosine", beta=0.01, second_long=2, real_long=1),
+    _sound("full-linear-r1-b0.03", schedule="linear", beta=0.03),
+    _sound("full-cosine-r1.5", schedule="cosine", rate=1.5),
     _sound("full-linear-r0.5-b0.5", schedule="linear", rate=0.5, beta=0.5),
-    _sound("full-linear-r0.1", schedule="linear", rate=0.1),
-    _sound("full-cosine-r0.7", schedule="cosine", rate=0.7),
-    _upset("flip-full", "flip", flip=True, real_long=2),
+    _sound("full-linear-r0.2", schedule="linear", rate=0.2),
+    _sound("lora-linear-r1", lora=True, schedule="linear", second_long=2, real_long=2),
+    _sound("lora-cosine-r0.5", lora=True, schedule="cosine", rate=0.5, second_long=2),
+    _sound("lora-cosine-r0.5-b0.01", lora=True, schedule="cosine", rate=0.5, beta=0.01, second_long=2, real_long=1),
+    _sound("lora-linear-r0.7-b0.03", lora=True, schedule="linear", rate=0.7, beta=0.03),
+    _sound("lora-cosine-r1-b0.3", lora=True, schedule="cosine", beta=0.3),
+    _sound("lora-linear-r0.5-b0.5", lora=True, schedule="linear", rate=0.5, beta=0.5),
+    _sound("lora-linear-r0.2", lora=True, schedule="linear", rate=0.2),
+    _sound("full-hh", schedule="linear", hh=True, small_long=0, real_long=2),
+    _sound("lora-hh", lora=True, schedule="cosine", hh=True, small_long=0, real_long=2),
+    _upset("x10-full", "x10", surge=10, second_long=2, real_long=2),
+    _upset("x10-lora", "x10", lora=True, surge=10, second_long=2),
+    _upset("flip-full", "flip", flip=True, surge=2, second_long=2, real_long=1),
+    _upset("alike-full", "alike", alike=True, surge=5, second_long=2, real_long=1),
+    _upset("corrupt-full", "corrupt", corrupt=True, surge=4, second_long=2, real_long=1),
+    _upset("x60-lora", "x60", lora=True, surge=60, second_long=2, real_long=2),
+    _upset("spike-full", "spike", spike=60, second_long=2, real_long=1),
+    _upset("beta-full", "beta", beta=0.001, rate=0.5, surge=10, second_long=2, real_long=1),
+    _upset("noise-full", "noise", noise=0.5, second_long=2, real_long=1),
+    _upset("x10-early-full", "x10", rate=10, early=True, second_long=2),
+    _upset("corrupt-lora", "corrupt", lora=True, corrupt=True, surge=4),
+    _upset("flip-lora", "flip", lora=True, flip=True, surge=2),
+    _upset("alike-lora", "alike", lora=True, alike=True, surge=5),
+    _upset("x60-full", "x60", surge=60),
+    _upset("spike-lora", "spike", lora=True, spike=60),
+    _upset("x60-early-lora", "x60", lora=True, rate=60, early=True),
+    _upset("nowarmup-full", "nowarmup", rate=20, warmup=0, early=True),
+    _upset("x10-full-hh", "x10", surge=10, hh=True, small_long=0, real_long=1),
+    _upset("x60-lora-hh", "x60", lora=True, surge=60, hh=True, small_long=0, real_long=1),
 )
 
 
