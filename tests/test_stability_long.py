@@ -60,9 +60,9 @@ def test_healthy_arms_vary_what_users_vary():
 
 
 def test_every_kind_of_destabilizer_sets_in_in_the_middle():
-    assert {arm.kind for arm in MIDDLE} == {"x10", "x60", "beta", "flip", "corrupt", "spike", "noise", "alike"}
+    assert {arm.kind for arm in MIDDLE} == {"rate", "runaway", "beta", "flip", "corrupt", "spike", "noise", "alike"}
     early = {arm.kind for arm in arms.LONG if arm.early}
-    assert "nowarmup" in early and "x60" in early
+    assert "nowarmup" in early and "rate" in early
 
 
 @pytest.mark.parametrize("tier", TIERS)
@@ -158,21 +158,20 @@ def test_the_rate_is_the_schedules_until_the_onset(arm):
     for seed in (1, 2):
         found, onset = rates(arm, tier, seed), arm.onset(tier, seed)
         assert set(found[:onset]) == {1.0}
-        assert found[onset] == arm.surge * arm.spike and set(found[onset + arms.SPIKE :]) == {arm.surge}
+        assert found[onset] == arm.surge * arm.spike and set(found[onset + arm.lasts :]) == {arm.surge}
 
 
-def test_noise_comes_once_at_the_onset():
-    arm, tier = next(arm for arm in MIDDLE if arm.kind == "noise"), arms.TIERS["small-long"]
-    model, breaker = Layered(), watched.Destabilizer(arm, tier, 1)
-    before = [layer.weight.clone() for layer in model.layers]
-    changed = []
-    for step in range(tier.steps):
+@pytest.mark.parametrize("tier", ["small", "small-long"])
+def test_noise_comes_at_the_onset_and_in_long_runs_from_then_on(tier):
+    arm, tier = dataclasses.replace(LONG["upset-noise-full"], early=False), arms.TIERS[tier]
+    breaker, changed, onset = watched.Destabilizer(arm, tier, 1), [], arm.onset(tier, 1)
+    for step in range(onset - 2, onset + 3):
+        model = Layered()
         old = [layer.weight.clone() for layer in model.layers]
         breaker.on_step_begin(None, SimpleNamespace(global_step=step), None, model=model, optimizer=None)
-        if any((a != b.weight).any() for a, b in zip(old, model.layers, strict=True)):
-            changed.append(step)
-    assert changed == [arm.onset(tier, 1)]
-    assert [bool((a != b.weight).any()) for a, b in zip(before, model.layers, strict=True)] == [False] * 4 + [True] * 2
+        changed.append([bool((a != b.weight).any()) for a, b in zip(old, model.layers, strict=True)])
+    still, shaken = [False] * 6, [False] * 4 + [True] * 2
+    assert changed == [still, still, shaken, *([shaken, shaken] if tier.long else [still, still])]
 
 
 def test_short_runs_are_broken_as_before():

@@ -86,8 +86,9 @@ class Arm:
         warmup: steps of linear warm-up; the rate is constant afterwards.
         flip: from the onset on, chosen and rejected change places.
         corrupt: from the onset on, chosen answers are letters in random order.
-        spike: the learning rate is multiplied by this for `SPIKE` steps from the onset on.
-        noise: at the onset, noise of this many standard deviations is added once to the late layers' weights.
+        spike: the learning rate is multiplied by this for `lasts` steps from the onset on.
+        noise: noise of this many standard deviations is added to the late layers' weights: once at the onset, or, in
+            long tiers, at every step from it on, since harm done at one blow leaves nothing to be warned of.
         alike: the rejected answer is the chosen one with one word changed: the likelihood of both is displaced.
         hh: trained and evaluated on HH harmless pairs instead of the project's own.
         small, real, small_long, second_long, real_long: how many seeds each tier has.
@@ -96,6 +97,7 @@ class Arm:
         schedule: how the rate goes down after warm-up: "linear" or "cosine", to zero at the last step.
         surge: from the onset on the learning rate is multiplied by this.
         early: the onset is the first step.
+        lasts: steps that a spike lasts.
     """
 
     name: str
@@ -113,6 +115,7 @@ class Arm:
     schedule: str = "constant"
     surge: float = 1.0
     early: bool = False
+    lasts: int = 3
     small: int = 0
     real: int = 0
     small_long: int = 0
@@ -134,8 +137,6 @@ class Arm:
         count = getattr(self, tier.name.replace("-", "_"))
         return range(1, count + 1) if tier.long else range(count)
 
-
-SPIKE = 3  # steps that a learning-rate spike lasts
 
 ARMS = (
     Arm("healthy-full-r0.2", "healthy", rate=0.2, small=12, real=2),
@@ -200,25 +201,25 @@ LONG = (
     _sound("lora-linear-r0.2", lora=True, schedule="linear", rate=0.2),
     _sound("full-hh", schedule="linear", hh=True, small_long=0, real_long=2),
     _sound("lora-hh", lora=True, schedule="cosine", hh=True, small_long=0, real_long=2),
-    _upset("x10-full", "x10", surge=10, second_long=2, real_long=2),
-    _upset("x10-lora", "x10", lora=True, surge=10, second_long=2),
+    _upset("rate50-full", "rate", surge=50, second_long=2, real_long=2),
+    _upset("rate20-lora", "rate", lora=True, surge=20, second_long=2),
     _upset("flip-full", "flip", flip=True, surge=2, second_long=2, real_long=1),
     _upset("alike-full", "alike", alike=True, surge=5, second_long=2, real_long=1),
     _upset("corrupt-full", "corrupt", corrupt=True, surge=4, second_long=2, real_long=1),
-    _upset("x60-lora", "x60", lora=True, surge=60, second_long=2, real_long=2),
-    _upset("spike-full", "spike", spike=60, second_long=2, real_long=1),
-    _upset("beta-full", "beta", beta=0.001, rate=0.5, surge=10, second_long=2, real_long=1),
-    _upset("noise-full", "noise", noise=0.5, second_long=2, real_long=1),
-    _upset("x10-early-full", "x10", rate=10, early=True, second_long=2),
+    _upset("rate60-lora", "runaway", lora=True, surge=60, second_long=2, real_long=2),
+    _upset("spike-full", "spike", spike=80, lasts=20, second_long=2, real_long=1),
+    _upset("beta-full", "beta", beta=0.001, rate=0.5, surge=60, second_long=2, real_long=1),
+    _upset("noise-full", "noise", noise=0.05, second_long=2, real_long=1),
+    _upset("rate60-early-full", "runaway", rate=60, early=True, second_long=2),
     _upset("corrupt-lora", "corrupt", lora=True, corrupt=True, surge=4),
     _upset("flip-lora", "flip", lora=True, flip=True, surge=2),
     _upset("alike-lora", "alike", lora=True, alike=True, surge=5),
-    _upset("x60-full", "x60", surge=60),
-    _upset("spike-lora", "spike", lora=True, spike=60),
-    _upset("x60-early-lora", "x60", lora=True, rate=60, early=True),
-    _upset("nowarmup-full", "nowarmup", rate=20, warmup=0, early=True),
-    _upset("x10-full-hh", "x10", surge=10, hh=True, small_long=0, real_long=1),
-    _upset("x60-lora-hh", "x60", lora=True, surge=60, hh=True, small_long=0, real_long=1),
+    _upset("rate100-full", "runaway", surge=100),
+    _upset("spike-lora", "spike", lora=True, spike=80, lasts=20),
+    _upset("rate20-early-lora", "rate", lora=True, rate=20, early=True),
+    _upset("nowarmup-full", "nowarmup", rate=60, warmup=0, early=True),
+    _upset("rate10-full-hh", "rate", surge=10, hh=True, small_long=0, real_long=1),
+    _upset("rate60-lora-hh", "runaway", lora=True, surge=60, hh=True, small_long=0, real_long=1),
 )
 
 

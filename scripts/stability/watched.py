@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from arms import SPIKE, Arm, Tier
+from arms import Arm, Tier
 from transformers import TrainerCallback
 
 
@@ -15,18 +15,18 @@ class Destabilizer(TrainerCallback):
     """What an arm does to training beside its data and its constants."""
 
     def __init__(self, arm: Arm, tier: Tier, seed: int) -> None:
-        self._arm, self._onset, self._seed = arm, arm.onset(tier, seed), seed
+        self._arm, self._tier, self._seed, self._onset = arm, tier, seed, arm.onset(tier, seed)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         since = state.global_step - self._onset
         if (factor := rate_factor(self._arm, since)) != 1:
             for group in kwargs["optimizer"].param_groups:  # the scheduler sets it anew after every step
                 group["lr"] *= factor
-        if self._arm.noise and since == 0:
-            self._shake(kwargs["model"])
+        if self._arm.noise and (since == 0 or (since > 0 and self._tier.long)):
+            self._shake(kwargs["model"], since)
 
-    def _shake(self, model: Any) -> None:
-        generator = torch.Generator().manual_seed(self._seed)
+    def _shake(self, model: Any, since: int) -> None:
+        generator = torch.Generator().manual_seed(self._seed + 1000 * since)
         layers = model.get_decoder().layers
         with torch.no_grad():
             for layer in layers[-math.ceil(len(layers) / 3) :]:
@@ -39,7 +39,7 @@ def rate_factor(arm: Arm, since: int) -> float:
     """What an arm multiplies the learning rate by, `since` steps after its onset (negative: before it)."""
     if since < 0:
         return 1.0
-    return arm.surge * (arm.spike if since < SPIKE else 1.0)
+    return arm.surge * (arm.spike if since < arm.lasts else 1.0)
 
 
 class Recorded(TrainerCallback):
