@@ -13,7 +13,8 @@ from arms import Arm, Tier
 
 HERE = Path(__file__).parent
 PREFERENCES = HERE.parent.parent / "recipes" / "data" / "preferences.jsonl"
-HELD_OUT = 48  # pairs kept from training, and from the pretraining of the small tier's model
+HELD_OUT = 48  # pairs kept from training, and from the pretraining of the tiny models
+ANSWERS = 32  # long tiers: pairs kept from both, whose answers' likelihoods are recorded: a run's evaluation set
 ROOM = 16  # tokens of an answer that training must at least see
 
 Row = dict[str, Any]  # prompt, chosen, rejected: lists of one chat message each
@@ -55,6 +56,11 @@ def prompt_ids(tokenizer: Any, row: Row) -> list[int]:
     return list(tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True)["input_ids"])
 
 
+def evaluated(rows: list[Row]) -> tuple[list[Row], list[Row]]:
+    """(rows for training, `ANSWERS` rows kept from it) of the long tiers."""
+    return rows[ANSWERS:], rows[:ANSWERS]
+
+
 def script(rows: list[Row], arm: Arm, tier: Tier, seed: int) -> list[Row]:
     """What a run reads, in order, `tier.batch` rows a step: its destabilizer sits in the rows it concerns."""
     draw = random.Random(seed)
@@ -62,9 +68,10 @@ def script(rows: list[Row], arm: Arm, tier: Tier, seed: int) -> list[Row]:
     while len(order) < tier.steps * tier.batch:
         order += draw.sample(rows, len(rows))
     told = order[: tier.steps * tier.batch]
+    first = arm.onset(tier, seed) * tier.batch
     if arm.alike:
-        told = [_alike(row, draw) for row in told]
-    first = tier.onset * tier.batch
+        same = first if tier.long else 0
+        told[same:] = [_alike(row, draw) for row in told[same:]]
     if arm.flip:
         told[first:] = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in told[first:]]
     if arm.corrupt:

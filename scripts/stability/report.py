@@ -68,7 +68,7 @@ def load(tier: str) -> list[Run]:
             truth = json.loads(told.read_text(encoding="utf-8"))
             measures = {k: [math.nan if x is None else x for x in v] for k, v in truth["heldout"].items()}
             trace = load_trace(TRACES / tier / f"{job.name}.jsonl.gz")
-            runs.append(judged(Run(job, harm_step(measures), trace, truth["log"])))
+            runs.append(judged(Run(job, harm_step(measures, TIERS[tier].long), trace, truth["log"])))
     return runs
 
 

@@ -1,7 +1,10 @@
 """One DPO run of the suite: `python scripts/stability/run.py --tier small --arm x10-full --seed 0`.
 
 Writes `traces/<tier>/<arm>-s<seed>.jsonl.gz`, the SPINAL trace as the callback gives it (no alerts: rules are replayed
-over it), and `<arm>-s<seed>.truth.json`: the held-out measures, and the columns of the Trainer's own log.
+over it), and `<arm>-s<seed>.truth.json`: the held-out measures, and the columns of the Trainer's own log. In the long
+tiers also `<arm>-s<seed>.answers.json.gz`: at every reading's step the summed log-likelihood, nats, of the chosen and
+the rejected answer of each of `pairs.ANSWERS` pairs that are neither trained on nor part of the ground truth
+(`chosen`, `rejected`: a list over pairs for each of `step`), and how many `tokens` of each answer were read.
 """
 
 from __future__ import annotations
@@ -22,11 +25,12 @@ from typing import Any
 
 import pairs
 import torch
-from arms import ARMS, EVERY, SPIKE, TIERS, Arm, Job, Tier
+from arms import ARMS, EVERY, LONG, TIERS, TINY, Arm, Job, Tier
 from datasets import Dataset
-from harm import HeldOut
-from transformers import PrinterCallback, TrainerCallback
+from heldout import Answers, HeldOut
+from transformers import PrinterCallback
 from trl import DPOConfig, DPOTrainer
+from watched import Destabilizer, Recorded
 
 from spinal_callback import MemorySink, SpinalCallback
 from spinal_callback.records import Header, Reading, Record, dump_record
@@ -49,20 +53,21 @@ class Setting:
     label: str
     hh: Path | None = None
 
-    def rows(self, arm: Arm) -> tuple[list[pairs.Row], list[pairs.Row]]:
-        """(training, held out) rows of an arm."""
+    def rows(self, arm: Arm) -> tuple[list[pairs.Row], list[pairs.Row], list[pairs.Row]]:
+        """(training, the ground truth's, the recorded answers') rows of an arm; the last are of long tiers only."""
         if arm.hh and self.hh is None:
             raise ValueError(f"{arm.name} trains on HH harmless pairs: give their file with --hh")
         training, held = pairs.harmless(self.hh) if arm.hh and self.hh else pairs.own()
-        return pairs.short(training, self.tokenizer, self.tier.max_length), held
+        training, answers = pairs.evaluated(training) if self.tier.long else (training, [])
+        return pairs.short(training, self.tokenizer, self.tier.max_length), held, answers
 
 
 def setting(tier: str, cache: Path, hh: Path | None) -> Setting:
     """Loads the tier's model and tokenizer."""
-    if tier == "small":
-        from small import small
+    if tier in TINY:
+        from small import tiny
 
-        return Setting(TIERS[tier], *small(cache), label="small", hh=hh)
+        return Setting(TIERS[tier], *tiny(tier, cache), label=TINY[tier], hh=hh)
     sys.path.insert(0, str(HERE.parent.parent / "recipes"))
     from smollm2 import smollm2
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -72,54 +77,22 @@ def setting(tier: str, cache: Path, hh: Path | None) -> Setting:
     return Setting(TIERS[tier], model, AutoTokenizer.from_pretrained(path), label=path.name, hh=hh)
 
 
-class Destabilizer(TrainerCallback):
-    """What an arm does to training beside its data and its constants."""
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """What a run leaves: the trace's records, the truth, and in long tiers the answers' likelihoods."""
 
-    def __init__(self, arm: Arm, tier: Tier, seed: int) -> None:
-        self._arm, self._tier, self._seed = arm, tier, seed
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        since = state.global_step - self._tier.onset
-        if self._arm.spike != 1 and 0 <= since < SPIKE:
-            for group in kwargs["optimizer"].param_groups:  # the scheduler sets it anew after every step
-                group["lr"] *= self._arm.spike
-        if self._arm.noise and since == 0:
-            self._shake(kwargs["model"])
-
-    def _shake(self, model: Any) -> None:
-        generator = torch.Generator().manual_seed(self._seed)
-        layers = model.get_decoder().layers
-        with torch.no_grad():
-            for layer in layers[-math.ceil(len(layers) / 3) :]:
-                for weight in (p for p in layer.parameters() if p.dim() == 2):
-                    noise = torch.randn(weight.shape, generator=generator).to(weight.device)
-                    weight += noise * weight.std() * self._arm.noise
+    records: list[Record]
+    truth: dict[str, Any]
+    answers: dict[str, Any] | None = None
 
 
-class Examined(TrainerCallback):
-    """Takes the held-out measures at step 0 and every `EVERY` steps."""
-
-    def __init__(self, measure: HeldOut) -> None:
-        self._measure = measure
-        self.columns: dict[str, list[float]] = {}
-
-    def _look(self, step: int, model: Any) -> None:
-        for name, value in {"step": step, **self._measure(model)}.items():
-            self.columns.setdefault(name, []).append(value)
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._look(0, kwargs["model"])
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step % EVERY == 0 or state.global_step == state.max_steps:
-            self._look(state.global_step, kwargs["model"])
-
-
-def run(where: Setting, arm: Arm, seed: int, steps: int | None = None) -> tuple[list[Record], dict[str, Any]]:
-    """Trains; (the trace's records, the truth). `steps`: end the run earlier, to try it out."""
+def run(where: Setting, arm: Arm, seed: int, steps: int | None = None) -> Told:
+    """Trains. `steps`: end the run earlier, to try it out."""
     began, tier = time.perf_counter(), where.tier
-    training, held = where.rows(arm)
-    sink, examined = MemorySink(), Examined(HeldOut(where.tokenizer, held, tier))
+    training, held, kept_answers = where.rows(arm)
+    sink, examined = MemorySink(), Recorded(HeldOut(where.tokenizer, held, tier), tier.look)
+    answers = Answers(where.tokenizer, kept_answers) if tier.long else None
+    answered = [Recorded(answers, EVERY)] if answers else []
     # the prompts are the training data's, as they are by default; but without what an arm does to its rows
     spinal = SpinalCallback(every=EVERY, prompts=Dataset.from_list(training), sinks=[sink])
     with tempfile.TemporaryDirectory() as folder:
@@ -132,7 +105,7 @@ def run(where: Setting, arm: Arm, seed: int, steps: int | None = None) -> tuple[
             train_dataset=Dataset.from_list(rows),
             processing_class=where.tokenizer,
             peft_config=_adapters(seed) if arm.lora else None,
-            callbacks=[spinal, examined, Destabilizer(arm, tier, seed)],
+            callbacks=[spinal, examined, *answered, Destabilizer(arm, tier, seed)],
         )
         kept: Any = trainer.train_dataset
         if len(kept) != len(rows):  # or "from a step on" would be another step
@@ -142,7 +115,14 @@ def run(where: Setting, arm: Arm, seed: int, steps: int | None = None) -> tuple[
     log = [row for row in trainer.state.log_history if "loss" in row]
     columns = {"step": [row["step"] for row in log], **{key: [row.get(key) for row in log] for key in LOGGED}}
     truth = {"tier": tier.name, "arm": arm.name, "seed": seed, "heldout": examined.columns, "log": columns}
-    return _kept(sink.records, where.label, args.max_steps), truth | {"seconds": time.perf_counter() - began}
+    if tier.long:
+        truth["onset"] = None if arm.healthy else arm.onset(tier, seed)
+    told = answered[0].columns | {"tokens": answers.tokens} if answers else None
+    truth["seconds"] = time.perf_counter() - began
+    return Told(_kept(sink.records, where.label, args.max_steps), truth, told)
+
+
+SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
 
 
 def _config(folder: str, tier: Tier, arm: Arm, seed: int, steps: int) -> DPOConfig:
@@ -151,7 +131,7 @@ def _config(folder: str, tier: Tier, arm: Arm, seed: int, steps: int) -> DPOConf
         max_steps=steps,
         learning_rate=(tier.lora if arm.lora else tier.full) * arm.rate,
         beta=arm.beta,
-        lr_scheduler_type="constant_with_warmup",
+        lr_scheduler_type=SCHEDULES[arm.schedule],
         warmup_steps=arm.warmup,
         per_device_train_batch_size=tier.batch,
         max_length=tier.max_length,
@@ -189,19 +169,30 @@ def _kept(records: list[Record], label: str, steps: int) -> list[Record]:
 # --- files
 
 
-def written(tier: str, name: str) -> tuple[Path, Path]:
-    """Where a run's trace and truth are."""
-    return TRACES / tier / f"{name}.jsonl.gz", TRACES / tier / f"{name}.truth.json"
+def written(tier: str, name: str) -> tuple[Path, Path, Path]:
+    """Where a run's trace, truth and answers are."""
+    folder = TRACES / tier
+    return folder / f"{name}.jsonl.gz", folder / f"{name}.truth.json", folder / f"{name}.answers.json.gz"
 
 
-def write(job: Job, records: list[Record], truth: dict[str, Any]) -> None:
-    """Both files, each whole or not at all, the truth last: where it is, the run is done."""
-    trace, told = written(job.tier, job.name)
+def write(job: Job, told: Told) -> None:
+    """The files, each whole or not at all, the truth last: where it is, the run is done."""
+    trace, truth, answers = written(job.tier, job.name)
     trace.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(rounded(json.loads(dump_record(r))), separators=(",", ":")) for r in records]
-    packed = gzip.compress("".join(line + "\n" for line in lines).encode(), mtime=0)  # the same bytes for the same run
-    _replace(trace, packed)
-    _replace(told, (json.dumps(rounded(truth, 5), separators=(",", ":")) + "\n").encode())
+    digits = 5 if TIERS[job.tier].long else 6
+    _replace(trace, _packed([json.loads(dump_record(record)) for record in told.records], digits))
+    if told.answers is not None:
+        _replace(answers, _packed([told.answers], 6))
+    _replace(truth, (_line(told.truth, 5)).encode())
+
+
+def _packed(values: list[Any], digits: int) -> bytes:
+    """A line of JSON each, gzipped to the same bytes for the same run."""
+    return gzip.compress("".join(_line(value, digits) for value in values).encode(), mtime=0)
+
+
+def _line(value: Any, digits: int) -> str:
+    return json.dumps(rounded(value, digits), separators=(",", ":")) + "\n"
 
 
 def _replace(path: Path, content: bytes) -> None:
@@ -236,18 +227,18 @@ def quiet() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tier", choices=tuple(TIERS), required=True)
-    parser.add_argument("--arm", choices=[arm.name for arm in ARMS], required=True, metavar="ARM")
+    parser.add_argument("--arm", choices=[arm.name for arm in (*ARMS, *LONG)], required=True, metavar="ARM")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="try it out: end early, print the measures, write nothing")
     parser.add_argument("--hh", type=Path, help="harmless-base-test.jsonl.gz of HH-RLHF")
     parser.add_argument("--cache", type=Path, default=Path("runs/stability"), help="where the small model is kept")
     args = parser.parse_args()
     quiet()
-    (arm,) = (arm for arm in ARMS if arm.name == args.arm)
-    records, truth = run(setting(args.tier, args.cache, args.hh), arm, args.seed, args.steps)
+    (arm,) = (arm for arm in (*ARMS, *LONG) if arm.name == args.arm)
+    told = run(setting(args.tier, args.cache, args.hh), arm, args.seed, args.steps)
     if args.steps is None:
-        write(Job(args.tier, arm, args.seed), records, truth)
-    print(json.dumps(rounded(truth["heldout"], 4)), f"{truth['seconds']:.0f} s")
+        write(Job(args.tier, arm, args.seed), told)
+    print(json.dumps(rounded(told.truth["heldout"], 4)), f"{told.truth['seconds']:.0f} s")
 
 
 if __name__ == "__main__":

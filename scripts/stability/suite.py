@@ -1,4 +1,4 @@
-"""Runs what is missing of a tier: `python scripts/stability/suite.py --tier small|real [--jobs 2] [--only GLOB]
+"""Runs what is missing of a tier: `python scripts/stability/suite.py --tier TIER [--jobs 2] [--only GLOB]
 [--limit MINUTES] [--hh PATH]`.
 
 A run that is done (its truth file is there) is skipped, so a suite that was killed goes on where it was. Each worker is
@@ -17,7 +17,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from arms import TIERS, Job, jobs
+from arms import TIERS, TINY, Job, jobs
 
 TRACES = Path(__file__).parent / "traces"
 _WHERE: Any = None  # a worker's setting, loaded once
@@ -45,11 +45,12 @@ def _one(job: Job) -> str:
     import run
     from harm import harm_step
 
-    records, truth = run.run(_WHERE, job.arm, job.seed)
-    run.write(job, records, truth)
-    at = harm_step(truth["heldout"])
+    told = run.run(_WHERE, job.arm, job.seed)
+    run.write(job, told)
+    at = harm_step(told.truth["heldout"], TIERS[job.tier].long)
     said = "not harmed" if at is None else f"harmed at step {at}"
-    return f"{said}, {truth['seconds']:.0f} s"
+    since = f" (onset {told.truth['onset']})" if told.truth.get("onset") is not None else ""
+    return f"{said}{since}, {told.truth['seconds']:.0f} s"
 
 
 def work(todo: list[Job], workers: int, limit: float, start: tuple[Any, ...]) -> int:
@@ -91,10 +92,10 @@ def main() -> int:
     if args.list:
         print("\n".join(f"{job.name:24} {job.half}" for job in todo))
         return 0
-    if args.tier == "small" and todo:
-        from small import small
+    if args.tier in TINY and todo:
+        from small import tiny
 
-        small(args.cache)  # made once, before the workers would all make it
+        tiny(args.tier, args.cache)  # made once, before the workers would all make it
     return int(work(todo, args.jobs, args.limit * 60, (args.tier, args.cache, args.hh)) > 0) if todo else 0
 
 

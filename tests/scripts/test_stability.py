@@ -21,6 +21,7 @@ import arms  # noqa: E402
 import baselines  # noqa: E402
 import draw  # noqa: E402
 import harm  # noqa: E402
+import heldout  # noqa: E402
 import intervals  # noqa: E402
 import pairs  # noqa: E402
 import report  # noqa: E402
@@ -82,10 +83,10 @@ def test_what_is_not_a_number_is_harm(name):
 
 
 def test_repetition_is_the_share_of_grams_seen_before():
-    assert harm.repeated([1, 2, 3, 4, 5, 6]) == 0
-    assert harm.repeated([7] * 6) == 0.75  # four 3-grams, one of them new
-    assert harm.repeated([1, 2, 3, 1, 2, 3]) == 0.25
-    assert harm.repeated([1, 2]) == 0
+    assert heldout.repeated([1, 2, 3, 4, 5, 6]) == 0
+    assert heldout.repeated([7] * 6) == 0.75  # four 3-grams, one of them new
+    assert heldout.repeated([1, 2, 3, 1, 2, 3]) == 0.25
+    assert heldout.repeated([1, 2]) == 0
 
 
 # --- arms and halves
@@ -379,7 +380,7 @@ def test_a_trace_is_written_as_it_is_read(tmp_path, monkeypatch):
     job = arms.Job("small", ARM["x10-full"], 0)
     header = Header("0", "/somebody/model", 4, (3, 4), "", 8, {})
     records = run._kept([header, reading(0, entropy=1 / 3), reading(5), alert(5, "a", "warn")], "small", steps=5)
-    run.write(job, records, {"heldout": {"neutral": [1 / 3, NAN]}})
+    run.write(job, run.Told(records, {"heldout": {"neutral": [1 / 3, NAN]}}))
     trace = load_trace(tmp_path / "small" / "x10-full-s0.jsonl.gz")
     assert trace.header.model == "small" and trace.alerts == []
     assert [r.step for r in trace.readings] == [0, 5] and trace.readings[0].entropy == 0.333333
