@@ -1,5 +1,6 @@
 """What a release holds: the sdist its tests and their helpers, the wheel the data and the types that mypy then sees."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -55,9 +56,11 @@ def test_mypy_sees_our_types_from_outside_while_py_typed_is_there(built, tmp_pat
     right.write_text("from spinal_callback import SpinalConfig\n\nSpinalConfig(every=25, window=(3, 9))\n")
     wrong.write_text('from spinal_callback import SpinalConfig\n\nSpinalConfig(every="never", num_prompts="64")\n')
 
+    bare = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "MYPYPATH")}
+
     def check(file):
         command = [sys.executable, *MYPY, "--python-executable", python, file]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        return subprocess.run(command, cwd=tmp_path, env=bare, capture_output=True, text=True)
 
     assert check(right).returncode == 0, check(right).stdout
     said = check(wrong)
