@@ -148,29 +148,35 @@ def _with_rlwatch(run: Run, name: str, short: bool) -> Run:
 # --- the numbers
 
 
-def row(runs: Sequence[Run], rule: str, level: str) -> dict[str, Any]:
-    """Every number of one rule at one level, over the runs given."""
+def counted(runs: Sequence[Run], rule: str, level: str) -> dict[str, Any]:
+    """What can be counted of one rule at one level, over the runs given."""
     at = {id(run): run.alarms.get(rule, {}).get(level) for run in runs}
     harmed = [run for run in runs if run.group == "harmed"]
     healthy = [run for run in runs if run.group == "healthy"]
     unharmed = [run for run in runs if run.group == "unharmed"]
     caught = [run for run in harmed if (step := at[id(run)]) is not None and step <= (run.harm or 0)]
-    false = sum(at[id(run)] is not None for run in healthy)
-    told = false + sum(at[id(run)] is not None for run in harmed)
     leads = [(run.harm or 0) - step for run in harmed if (step := at[id(run)]) is not None]
     return {
         "harmed": len(harmed),
         "caught": len(caught),
         "late": len(leads) - len(caught),
         "healthy": len(healthy),
-        "false": false,
+        "false": sum(at[id(run)] is not None for run in healthy),
         "unharmed": len(unharmed),
         "unharmed_alarms": sum(at[id(run)] is not None for run in unharmed),
-        "false_per_10": wilson(false, len(healthy), 10),
-        "recall": wilson(len(caught), len(harmed)),
-        "precision": wilson(len(caught), told),
-        "lead": bootstrap([leads], median),
         "leads": sorted(leads),
+    }
+
+
+def row(runs: Sequence[Run], rule: str, level: str) -> dict[str, Any]:
+    """Every number of one rule at one level, over the runs given."""
+    found = counted(runs, rule, level)
+    harmed, healthy = ([run for run in runs if run.group == group] for group in ("harmed", "healthy"))
+    return found | {
+        "false_per_10": wilson(found["false"], found["healthy"], 10),
+        "recall": wilson(found["caught"], found["harmed"]),
+        "precision": wilson(found["caught"], found["false"] + len(found["leads"])),
+        "lead": bootstrap([found["leads"]], median),
         "auroc": _auroc(harmed, healthy, rule),
     }
 

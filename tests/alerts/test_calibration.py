@@ -1,4 +1,4 @@
-"""calibrate.py: limits fitted to healthy runs, the file that keeps them, and every word about a bad one."""
+"""calibration.py: limits fitted to healthy runs, the file that keeps them, and every word about a bad one."""
 
 import json
 

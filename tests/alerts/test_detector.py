@@ -1,4 +1,4 @@
-"""drift.py: a rule fires at the exact step, its healthy twin stays silent, and the interval makes no difference."""
+"""detector.py: a rule fires at the exact step, its healthy twin stays silent, and the interval makes no difference."""
 
 import json
 import math
@@ -277,12 +277,6 @@ def test_other_limits_replace_the_default_ones():
     readings = made_up.run(5, transport=ramp(0.04, 100))
     assert fired(readings, "transport_rise") == []
     assert fired(readings, "transport_rise", limits={"transport_rise": Limit(0.01, 1.0)})
-
-
-def test_two_detectors_share_nothing():
-    first, second = Detector(WINDOW), Detector(WINDOW)
-    assert len(first.update(reading(0, nonfinite=1))) == 1
-    assert len(second.update(reading(0, nonfinite=1))) == 1
 
 
 @pytest.mark.parametrize("cut", [1, 3, 4, 5, 8, 15])
