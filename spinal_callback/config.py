@@ -30,6 +30,8 @@ class SpinalConfig:
         rules: file with limits for the alert rules, made by `spinal calibrate`; None: the default ones.
         gradients: read gradient concentration before each optimizer step that is probed.
         log_prompts: prompt text may go into records and reports.
+        layer_logging: what W&B gets per layer: "scalars": contraction and transport at every probe, and a table of all
+            readings at the end; "table": the table alone; "off": neither. The images of all layers are always logged.
         seed: draws the prompts from the data set.
 
     Raises:
@@ -49,6 +51,7 @@ class SpinalConfig:
     rules: str | None = None
     gradients: bool = True
     log_prompts: bool = False
+    layer_logging: Literal["scalars", "table", "off"] = "scalars"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -69,6 +72,7 @@ class SpinalConfig:
         if self.top_k is not None:
             _check_count("top_k", self.top_k, 1, "or None for the whole vocabulary")
         _check_choice("stop_on", self.stop_on, (None, *LEVELS))
+        _check_choice("layer_logging", self.layer_logging, ("scalars", "table", "off"))
         if self.rules is not None and not isinstance(self.rules, str):
             raise ValueError(f"rules must be the path of a file made by spinal calibrate, or None, got {self.rules!r}")
         for name in ("save_on_alert", "gradients", "log_prompts"):

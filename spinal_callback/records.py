@@ -1,6 +1,6 @@
-"""What a run writes down, one JSON object a line: its header, readings, alerts and notices. Standard library only.
+"""The records of a trace, one JSON object per line: header, readings, alerts and notices. Standard library only.
 
-NaN is `null` in JSON.
+A value that is missing is NaN here and `null` in JSON.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ SCHEMA = 2  # raised when a reader of older traces would misunderstand a newer o
 READS = (1, 2)  # schema 1 had no notices: their events were alerts of these rules
 EVENTS = ("probe_failed", "probe_memory", "sink_failed")
 LEVELS = ("warn", "error")
-# what a reading keeps of the Trainer's log; beta is its setting
+# what a reading keeps of the Trainer's last log, for the alert rules; beta is a training argument
 TRAINER_KEYS = ("loss", "grad_norm", "rewards/chosen", "rewards/margins", "logps/chosen", "beta")
 
 
@@ -23,8 +23,16 @@ TRAINER_KEYS = ("loss", "grad_norm", "rewards/chosen", "rewards/margins", "logps
 class Header:
     """The first line of a trace: which model, which prompts, which settings.
 
-    `layers` is L, `window` the late window `(first, last)`, `probe` a hash of the probe's token ids. `checkpoints` says
-    of an audit's trace what each reading, in order, is a reading of; it is empty for a training run's.
+    Attributes:
+        version: of spinal_callback.
+        model: a hub id or a folder; the class if the model has neither.
+        layers: number of decoder layers, L.
+        window: first and last layer of the late window, counted from 1, both included.
+        probe: hash of the prompts' token ids; `prompts_hash` is the same. The prompts themselves are in no trace.
+        prompts: number of prompts.
+        config: the fields of `SpinalConfig`.
+        schema: of the trace.
+        checkpoints: in an audit's trace, which checkpoint each reading is of; empty in a training run's.
     """
 
     version: str
@@ -39,29 +47,39 @@ class Header:
 
     kind = "header"
 
+    @property
+    def prompts_hash(self) -> str:
+        return self.probe
+
 
 @dataclass(frozen=True)
 class Reading:
-    """One probe of a policy. Lists run over layers 1..L, or over the steps l -> l+1, l = 1..L-1. NaN: not to be had.
+    """One probe of a policy. Lists run over layers 1..L, or over the steps l -> l+1, l = 1..L-1. NaN: no value.
+
+    The formulas are in `probe/measures.py`; what each number is called in reports and trackers, in `report/labels.py`.
 
     Attributes:
-        step: optimizer steps done.
+        step: optimizer steps so far.
         alpha, alpha_se, alpha_r2: contraction of each layer: tail exponent, standard error and R^2 of its fit.
-        effective_rank: of each layer's hidden states.
+        effective_rank: of each layer's hidden states: the exponential of their spectral entropy.
         transport, transport_se: mean over prompts of each step's Fisher-Rao distance, radians, and its standard error.
         late: means over the late window: `alpha`, `transport`.
         delta: change of the late means since step 0 and its paired standard error: `alpha`, `alpha_se`,
             `transport`, `transport_se`.
         displacement: mean Fisher-Rao distance of the final next-token distribution from step 0's, radians.
         entropy: mean entropy of the final next-token distribution, nats.
-        localization, coherence, gradient_concentration, delta_align, score: see `measures`.
-        nonfinite: how many kept activations and final logits are NaN or Inf.
-        prompts: how many prompts were used.
-        seconds: what the probe took.
-        overhead: share of the run's wall time so far that went into probing.
-        interval: steps until the next probe, as planned; 0 where none is.
-        peak_bytes: by how much the probe raised the process's peak memory (0: it stayed below the training's own).
-        trainer: the Trainer's own numbers as it logged them last (`TRAINER_KEYS`), for the alert rules.
+        localization: share of the whole trace's change since step 0 that lies in the late window.
+        coherence: in (0, 1]; 1 for a depth path without curvature in the late window.
+        gradient_concentration: share of the decoder layers' squared gradient norm that lies in the late window.
+        delta_align: change of late contraction minus change of late transport.
+        score: SPINAL score, the sum of delta_align, coherence and gradient_concentration.
+        nonfinite: number of hidden states and final logits that are NaN or infinite.
+        prompts: number of prompts.
+        seconds: time that the probe took.
+        overhead: share of the run's wall time so far that was spent probing.
+        interval: planned number of steps until the next probe; 0 if none is planned.
+        peak_bytes: by how much the probe raised the process's peak memory; 0 if it stayed below training's own peak.
+        trainer: the Trainer's last logged numbers (`TRAINER_KEYS`), for the alert rules.
         alpha_change_se, transport_change_se: paired standard errors of each layer's change since step 0, as long as
             `alpha` and `transport`. Empty in traces of earlier versions.
     """
@@ -97,10 +115,18 @@ class Reading:
 
 @dataclass(frozen=True)
 class Alert:
-    """Something a person should look at. `message` says what was seen, `action` what to try.
+    """A rule was broken: something in the run that a person should look at.
 
-    `layers` are those that moved first, `since` is the step of the first sign (-1: the rule keeps none), `last_good`
-    the last checkpoint saved before it (empty: none was).
+    Attributes:
+        step: at which it was raised.
+        rule: name of the rule, a key of `RULES`.
+        level: "warn" or "error".
+        layers: those that moved first; empty if no layer stands out.
+        value, threshold: what the rule measured, and its limit.
+        message: what was seen.
+        action: what to try.
+        since: step of the first sign; -1 if the rule does not keep it.
+        last_good: the last checkpoint saved before the first sign; empty if there is none.
     """
 
     step: int
@@ -117,7 +143,7 @@ class Alert:
     kind = "alert"
 
     def going_back_to(self, checkpoint: str) -> Alert:
-        """The same alert, naming a checkpoint as the last good one."""
+        """The same alert with the name of the last good checkpoint."""
         return dataclasses.replace(self, last_good=checkpoint, action=f"{self.action}, or go back to {checkpoint}")
 
 
@@ -125,7 +151,11 @@ class Alert:
 class Notice:
     """Something happened to the monitor itself: a probe or a sink failed, or a probe ran out of memory. Not an alert.
 
-    `event` is one of `EVENTS`, `message` says what happened and why, `action` what to do.
+    Attributes:
+        step: at which it happened.
+        event: one of `EVENTS`.
+        message: what happened, and why.
+        action: what to do.
     """
 
     step: int
@@ -172,7 +202,7 @@ def parse_record(line: str) -> Record:
 
 
 def null_for_nan(value: Any) -> Any:
-    """JSON has no NaN and no infinity: null."""
+    """The value with None for NaN and infinity, which JSON does not have."""
     if isinstance(value, dict):
         return {k: null_for_nan(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

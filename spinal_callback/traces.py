@@ -53,14 +53,15 @@ class Trace:
     def to_pandas(self) -> Any:
         """The readings as a pandas DataFrame: a row each, its index the step.
 
-        Columns are named as in W&B, without `spinal/`: `displacement`, `late_alpha`, `delta_alpha_se`, `alpha/layer_1`,
-        `transport/layer_2` (the step that ends there), `trainer/loss`.
+        Numbers of a reading are named as in W&B, without `spinal/`: `displacement`, `late_alpha`, `delta_alpha_se`. A
+        layer's are `alpha/layer_1` and `transport/layer_2` (the step that ends there; in W&B `spinal_layers/alpha_01`),
+        the Trainer's `trainer/loss`.
 
         Raises:
             ImportError: pandas is not installed.
         """
         pandas = import_pandas()
-        frame = pandas.DataFrame([_row(reading) for reading in self.readings])
+        frame = pandas.DataFrame([columns(reading) for reading in self.readings])
         return frame.set_index("step") if self.readings else frame
 
     def _repr_html_(self) -> str | None:
@@ -78,8 +79,8 @@ def import_pandas() -> Any:
     return pandas
 
 
-def _row(reading: Reading) -> dict[str, Any]:
-    """A reading with a name for every number of it."""
+def columns(reading: Reading) -> dict[str, Any]:
+    """Every number of a reading by its name, as `Trace.to_pandas` has it."""
     row: dict[str, Any] = {}
     for key, value in dataclasses.asdict(reading).items():
         if isinstance(value, list):

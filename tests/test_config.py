@@ -13,6 +13,7 @@ FLAGS = ("save_on_alert", "gradients", "log_prompts")
 COUNT = "must be a whole number >= "
 WINDOW = r"window must be \(first, last\) with 1 <= first <= last, got "
 SHARE = r"window must be a share of the depth in \(0, 1\] or \(first, last\), got "
+LAYERS = "must be one of 'scalars', 'table', 'off'"
 TAIL = r"tail must be \(low, high\) shares with 0 <= low < high <= 1, got "
 WRONG = [
     *(("every", x, rf'every {COUNT}1 or "auto", got ') for x in (0, -5, "often", True, None, 2.0)),
@@ -28,6 +29,7 @@ WRONG = [
     *(("rules", x, "rules must be the path of a file made by spinal calibrate, or None, got ") for x in (1, ["a"])),
     *(("stop_on", x, "stop_on must be one of None, 'warn', 'error', got ") for x in ("fatal", True, "", ["warn"])),
     *((f, x, f"{f} must be True or False, got ") for f in FLAGS for x in (1, "no", None)),
+    *(("layer_logging", x, f"layer_logging {LAYERS}, got ") for x in ("all", None, True)),
     *(("seed", x, f"seed {COUNT}0, got ") for x in (-1, 1.0, None)),
 ]  # fmt: skip
 
@@ -49,6 +51,7 @@ RIGHT = {
     "top_k": (None, 1),
     "stop_on": (None, "warn", "error"),
     "rules": (None, "rules.json"),
+    "layer_logging": ("scalars", "table", "off"),
     "gradients": (False,),
     "seed": (0, 10**12),
 }

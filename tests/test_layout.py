@@ -10,7 +10,7 @@ from builders import reading
 
 import spinal_callback
 from spinal_callback import SpinalCallback
-from spinal_callback.sinks.logged_values import scalars
+from spinal_callback.sinks.logged_values import headlines, layer_scalars
 
 PACKAGE = Path(spinal_callback.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -164,27 +164,29 @@ def test_the_public_names_are_there():
 
 
 def promised(layers):
-    """The names in SpinalCallback's docstring, `layer_{a..L}` written out."""
+    """The names in SpinalCallback's docstring, `alpha_{01..L}` written out."""
     names = set()
-    for name, first in re.findall(r"^\s*(spinal/[\w/]+)(?:\{(\d+)\.\.L\})?\s", SpinalCallback.__doc__, re.MULTILINE):
-        names |= {f"{name}{i}" for i in range(int(first), layers + 1)} if first else {name}
+    pattern = r"^\s*(spinal(?:_layers)?/[\w/]+)(?:\{(\d+)\.\.L\})?\s"
+    for name, first in re.findall(pattern, SpinalCallback.__doc__, re.MULTILINE):
+        names |= {f"{name}{i:02d}" for i in range(int(first), layers + 1)} if first else {name}
     return names
 
 
 def logged(layers):
-    """What the code emits: the scalars of a whole reading, and the names that the W&B sink writes itself."""
+    """What the code emits: the numbers of a whole reading, and the names that the W&B sink writes itself."""
     sink = ast.parse((PACKAGE / "sinks" / "wandb.py").read_text(encoding="utf-8"))
     own = {n.value for n in ast.walk(sink) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
     whole = reading(0, layers=layers, alpha=[0.5] * layers)
-    return set(scalars(whole)) | {name for name in own if re.fullmatch(r"spinal/[\w/]*\w", name)}
+    numbers = set(headlines(whole, 0)) | set(layer_scalars(whole))
+    return numbers | {name for name in own if re.fullmatch(r"spinal/[\w/]*\w", name)}
 
 
 @pytest.mark.parametrize("layers", [4, 12])
 def test_the_docstring_lists_the_names_that_are_logged(layers):
     assert promised(layers) == logged(layers)
-    assert len(logged(layers)) == 2 * layers - 1 + 8 + 2 + 3  # headlines, those of the start, pictures and table
+    assert len(logged(layers)) == 2 * layers - 1 + 15 + 4 + 3  # headlines, the summary's own, images and table
 
 
 def test_a_name_of_another_depth_is_told_apart():
     assert promised(4) != logged(5)
-    assert "spinal/transport/layer_1" not in promised(4) and "spinal/alpha/layer_1" in promised(4)
+    assert "spinal_layers/transport_01" not in promised(4) and "spinal_layers/alpha_01" in promised(4)

@@ -45,6 +45,10 @@ def test_a_headers_null_stays_null():
     assert parse_record(dump_record(header())).window == (3, 4)
 
 
+def test_the_hash_of_the_prompts_has_a_name_that_says_so():
+    assert header(probe="cd" * 32).prompts_hash == "cd" * 32
+
+
 def test_fields_of_a_later_version_are_ignored():
     line = json.dumps({**json.loads(dump_record(alert())), "colour": "red"})
     assert parse_record(line) == alert()

@@ -1,42 +1,53 @@
-"""What trackers log: a reading as {name: value}, and an alert as text."""
+"""What trackers log: a reading as {name: value}, and an alert as text. The names come from `report.labels`."""
 
 from __future__ import annotations
 
 import math
 
 from ..records import Alert, Reading
+from ..report.labels import CURVES, NUMBERS
+from ..traces import columns
 
 STEP = "train/global_step"  # the x axis that the Trainer's own rows carry in W&B
-
-
-def alert_text(alert: Alert) -> str:
-    """The text of a tracker's alert: what was seen, and what to try."""
-    return f"{alert.message}. Try: {alert.action}."
-
-
-def scalars(reading: Reading) -> dict[str, float]:
-    """What trackers are given of a reading: every logged name but the count of alerts. NaN where there is no value."""
-    late, own = reading.late, (reading.displacement, reading.localization, reading.score)
-    cost = (reading.overhead, float(reading.interval))
-    values = (late["alpha"], late["transport"], *own, *cost, *reading.alpha, *reading.transport)
-    return dict(zip(logged_names(len(reading.alpha))[1:], values, strict=True))
+ALERTS = "spinal/alerts"  # number of alerts so far
+LAYERS = "spinal_layers/"  # of a section of their own in W&B: a deep model has hundreds of them
+LOGGED = {f"spinal/{column}": column for column, number in NUMBERS.items() if number.logged}
 
 
 def headlines(record: Reading | Alert, alerts: int) -> dict[str, float]:
-    """A row for trackers that make a chart of every name: no layers, and nothing that is not a number."""
-    row = {"spinal/alerts": float(alerts)}
-    if isinstance(record, Reading):
-        row |= {name: value for name, value in scalars(record).items() if "/layer_" not in name}
-    return finite(row)
+    """One row for a tracker: the count of alerts, and the numbers of a reading that are one per reading. No NaN."""
+    return finite({ALERTS: float(alerts), **(scalars(record) if isinstance(record, Reading) else {})})
+
+
+def scalars(reading: Reading) -> dict[str, float]:
+    """The numbers that are one per reading; NaN where there is no value."""
+    values = columns(reading)
+    return {name: float(values[column]) for name, column in LOGGED.items()}
+
+
+def layer_scalars(reading: Reading) -> dict[str, float]:
+    """Contraction and transport of each layer; NaN where there is no value."""
+    values = [value for field in CURVES for value in getattr(reading, field)]
+    return dict(zip(layer_names(len(reading.alpha)), values, strict=True))
+
+
+def layer_names(layers: int) -> list[str]:
+    """`spinal_layers/alpha_01` and so on, padded with zeros so that names sort by layer.
+
+    Transport is named after the layer at which its step ends.
+    """
+    digits = max(len(str(layers)), 2)
+    return [
+        f"{LAYERS}{field}_{layer:0{digits}d}"
+        for field, curve in CURVES.items()
+        for layer in range(curve.first, layers + 1)
+    ]
 
 
 def finite(row: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in row.items() if math.isfinite(value)}
 
 
-def logged_names(layers: int) -> list[str]:
-    """Every name that has a number, the count of alerts first."""
-    late = ("late_alpha", "late_transport", "displacement", "localization", "score")
-    alpha = [f"spinal/alpha/layer_{i}" for i in range(1, layers + 1)]
-    transport = [f"spinal/transport/layer_{i}" for i in range(2, layers + 1)]
-    return [*(f"spinal/{name}" for name in ("alerts", *late, "overhead", "interval")), *alpha, *transport]
+def alert_text(alert: Alert) -> str:
+    """The text of a tracker's alert: what was seen, and what to try."""
+    return f"{alert.message}. Try: {alert.action}."

@@ -1,4 +1,4 @@
-"""Weights & Biases: scalars, pictures, alerts, and at the end a table and the report."""
+"""Weights & Biases: numbers, images, alerts, and at the end a table and the report."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from ..records import Alert, Header, Reading, Record
+from ..report.labels import NUMBERS
+from ..report.page import verdict
 from ..traces import Trace
 from .base import Sink, installed, require
 from .history import History, evenly
-from .logged_values import STEP, alert_text, finite, logged_names, scalars
+from .logged_values import ALERTS, LOGGED, STEP, alert_text, finite, headlines, layer_names, layer_scalars
 from .throttle import AlertThrottle, ImageThrottle
 
 ROWS = 10_000  # W&B shows no more of a table
-START = {"spinal/start/late_alpha": "alpha", "spinal/start/late_transport": "transport"}  # the first reading's means
+SUMMARY = {"spinal/start/late_alpha": "alpha", "spinal/start/late_transport": "transport"}  # the first reading's means
 COLUMNS = ("alpha", "alpha_se", "alpha_r2", "effective_rank", "transport", "transport_se")
 
 
 class WandbSink(Sink):
-    """Fills the W&B run that is open when a record comes; nothing where none is.
+    """Logs to the W&B run that is open when a record comes; if none is open, it does nothing.
 
-    Rows carry `train/global_step` and no `step=`: with it W&B drops rows once its own counter is ahead. Per-layer
-    scalars are defined by exact names, hidden from the automatic charts. An alert is also sent as W&B's own, which can
-    write to people.
+    Rows carry `train/global_step` and are logged without `step=`: with it, W&B drops rows once its own counter is
+    ahead. An alert is also sent as W&B's own, which can notify people. `SpinalConfig.layer_logging` says how much is
+    logged per layer.
 
     Raises:
         ImportError: wandb is not installed.
@@ -34,9 +36,11 @@ class WandbSink(Sink):
 
     def __init__(self) -> None:
         require("wandb")
-        self._defined = self._begun = ""  # id of the run whose metrics are defined; which knows of the start
+        self._described = ""  # id of the run that has the settings and the names
+        self._summary: dict[str, Any] = {}  # what that run's summary was given last
         self._alerts, self._images, self._history = AlertThrottle(), ImageThrottle(), History()
         self._report: Path | None = None
+        self._layer_logging = "scalars"
 
     def begin(self, trace: Path, report: Path) -> None:
         self._history, self._images, self._report = History(), ImageThrottle(), report
@@ -47,55 +51,71 @@ class WandbSink(Sink):
     def write(self, record: Record) -> None:
         self._history.add(record)
         run, trace = _run(), self._history.trace
+        if isinstance(record, Header):
+            self._layer_logging = record.config.get("layer_logging", "scalars")
         if run is None or trace is None or not isinstance(record, Reading | Alert):
             return
-        if self._defined != run.id:
-            self._defined = run.id
-            _introduce(run, trace.header)
-        row = {"spinal/alerts": float(len(trace.alerts))}
-        run.log({**finite(row | (scalars(record) if isinstance(record, Reading) else {})), STEP: record.step})
+        if self._described != run.id:
+            self._described, self._summary = run.id, {}
+            _describe(run, trace.header, self._layer_logging)
+        row = headlines(record, len(trace.alerts))
+        if isinstance(record, Reading) and self._layer_logging == "scalars":
+            row |= finite(layer_scalars(record))
+        run.log({**row, STEP: record.step})
+        self._summarize(run, trace)
         if isinstance(record, Alert):
             if self._alerts.allows(record):
                 run.alert(f"spinal: {record.rule}", alert_text(record), level=record.level.upper())
-            return
-        if self._begun != run.id:
-            self._begun = run.id
-            run.summary.update(finite({name: trace.readings[0].late[key] for name, key in START.items()}))
-        if self._images.allows(self._history.seen):
+        elif self._images.allows(self._history.seen):
             _draw(run, trace)
 
     def close(self) -> None:
         run, trace = _run(), self._history.trace
-        if run is None or trace is None or self._defined != run.id or not trace.readings:
+        if run is None or trace is None or self._described != run.id or not trace.readings:
             return
         if self._images.allows(self._history.seen, at_the_end=True):
             _draw(run, trace)
-        import wandb
-
-        table = wandb.Table(["step", "layer", *COLUMNS], _rows(trace), allow_mixed_types=True)
-        run.log({"spinal/layers": table, STEP: trace.readings[-1].step})
+        if self._layer_logging != "off":
+            _log_table(run, trace)
         if self._report is not None and self._report.exists():
-            artifact = wandb.Artifact(f"spinal-{run.id}", type="spinal-report", description="open it in a browser")
-            artifact.add_file(str(self._report))
-            run.log_artifact(artifact)
+            _log_report(run, self._report, trace.readings[-1].step)
+
+    def _summarize(self, run: Any, trace: Trace) -> None:
+        """The run's summary at any time, also if the process is killed. Sent when it has changed."""
+        if not trace.readings:
+            return
+        first, last, levels = trace.readings[0], trace.readings[-1], {alert.level for alert in trace.alerts}
+        ends = [first] if first is last else [first, last]  # a verdict depends on alerts, not on all of the readings
+        word = verdict(Trace(trace.header, ends, trace.alerts).to_json())[1]
+        worst = next((level for level in ("error", "warn") if level in levels), "none")
+        start = finite({name: first.late[key] for name, key in SUMMARY.items()})
+        now = {"spinal/verdict": word, "spinal/worst_alert": worst, **start}
+        if now != self._summary:
+            self._summary = now
+            run.summary.update(now)
 
 
 def _run() -> Any:
-    """The run that is open, looked up at use: it may end or change. None where there is none."""
+    """The run that is open, or None. Looked up at each use, because it may end or change."""
     return getattr(sys.modules.get("wandb"), "run", None)
 
 
-def _introduce(run: Any, header: Header) -> None:
-    """Tells a run the settings and how each name is to be shown."""
-    settings = {"version": header.version, "probe": header.probe, **header.config}
-    run.config.update({"spinal": settings}, allow_val_change=True)
-    for name in logged_names(header.layers):
-        per_layer = "/layer_" in name
-        run.define_metric(name, step_metric=STEP, hidden=per_layer, summary="none" if per_layer else None)
-    for name in ("spinal/heatmaps", "spinal/depth_trace", "spinal/layers"):
-        run.define_metric(name, step_metric=STEP)
+def _describe(run: Any, header: Header, layer_logging: str) -> None:
+    """Gives a run the settings, and says for each name how it is shown.
+
+    Per-layer names and errors are hidden from the automatic charts: 80 layers would make 159 of them.
+    """
+    settings = {"version": header.version, "probe": header.probe, "layers": header.layers}
+    run.config.update(
+        {"spinal": {**settings, "late_window": list(header.window), **header.config}}, allow_val_change=True
+    )
+    for name in (ALERTS, *LOGGED, "spinal/heatmaps", "spinal/depth_trace", "spinal/layers"):
+        hidden = name in LOGGED and NUMBERS[LOGGED[name]].part == "error"
+        run.define_metric(name, step_metric=STEP, hidden=hidden)
+    for name in layer_names(header.layers) if layer_logging == "scalars" else ():
+        run.define_metric(name, step_metric=STEP, hidden=True, summary="none")
     if not installed("PIL"):
-        warnings.warn("spinal: no pictures in W&B without Pillow: pip install pillow", stacklevel=2)
+        warnings.warn("spinal: no images in W&B without Pillow: pip install pillow", stacklevel=2)
 
 
 def _draw(run: Any, trace: Trace) -> None:
@@ -105,8 +125,23 @@ def _draw(run: Any, trace: Trace) -> None:
 
     from ..report.images import depth_trace, heatmaps
 
-    pictures = {"spinal/heatmaps": heatmaps(trace), "spinal/depth_trace": depth_trace(trace)}
-    run.log({**{name: wandb.Image(image) for name, image in pictures.items()}, STEP: trace.readings[-1].step})
+    images = {"spinal/heatmaps": heatmaps(trace), "spinal/depth_trace": depth_trace(trace)}
+    run.log({**{name: wandb.Image(image) for name, image in images.items()}, STEP: trace.readings[-1].step})
+
+
+def _log_table(run: Any, trace: Trace) -> None:
+    import wandb
+
+    table = wandb.Table(["step", "layer", *COLUMNS], _rows(trace), allow_mixed_types=True)
+    run.log({"spinal/layers": table, STEP: trace.readings[-1].step})
+
+
+def _log_report(run: Any, report: Path, step: int) -> None:
+    import wandb
+
+    artifact = wandb.Artifact(f"spinal-{run.id}", type="spinal-report", description="open it in a browser")
+    artifact.add_file(str(report))
+    run.log_artifact(artifact, aliases=["latest", f"step-{step}"])
 
 
 def _rows(trace: Trace) -> list[list[Any]]:

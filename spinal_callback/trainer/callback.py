@@ -46,21 +46,33 @@ class SpinalCallback(TrainerCallback):
 
     Writes `output_dir/_spinal/trace.jsonl` and at the end `report.html` beside it, and logs to W&B
 
-        spinal/alpha/layer_{1..L}       contraction of each layer
-        spinal/transport/layer_{2..L}   transport of the step that ends at the layer, radians
         spinal/late_alpha               mean contraction of the late window
         spinal/late_transport           mean transport of the late window, radians
+        spinal/delta_alpha              change of late_alpha since step 0
+        spinal/delta_alpha_se           its paired standard error
+        spinal/delta_transport          change of late_transport since step 0, radians
+        spinal/delta_transport_se       its paired standard error
+        spinal/score                    SPINAL score: the sum of the three terms below, with weight 1 each
+        spinal/delta_align              term 1: delta_alpha - delta_transport
+        spinal/coherence                term 2: 1 for a depth path without curvature in the late window
+        spinal/gradient_concentration   term 3: share of the squared gradient norm that lies in the late window
         spinal/displacement             distance of the final distribution from step 0's, radians
         spinal/localization             share of the change since step 0 that lies in the late window
-        spinal/score                    SPINAL score
         spinal/alerts                   alerts so far
         spinal/overhead                 share of wall time spent probing so far
         spinal/interval                 steps until the next probe
-        spinal/start/late_alpha         the late means of the first reading, in the run's summary
+        spinal/verdict                  in the run's summary: the report's verdict, such as Healthy
+        spinal/worst_alert              in the run's summary: none, warn or error
+        spinal/start/late_alpha         in the run's summary: the late means of the first reading
         spinal/start/late_transport
-        spinal/heatmaps                 picture: contraction and transport of each layer over the steps, and changes
-        spinal/depth_trace              picture: both against the layer, now and at the start
+        spinal/heatmaps                 image: contraction and transport of each layer over the steps, and changes
+        spinal/depth_trace              image: both against the layer, now and at the start
         spinal/layers                   table, at the end: a row per reading and layer
+        spinal_layers/alpha_{01..L}     contraction of each layer
+        spinal_layers/transport_{02..L} transport of the step that ends at the layer, radians
+
+    Other trackers get the numbers among these that are one per reading. `layer_logging` says how much W&B gets per
+    layer.
 
     A resumed run goes on with the trace and the reference of the run that made the checkpoint; with another
     `output_dir` it takes both along, as long as the first run's folder is where it was or was moved as a whole. Where

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 
 import pytest
-from builders import alert, header, reading
+from builders import alert, header, notice, reading
 
 from spinal_callback.sinks.history import CELLS, FEWEST, History, evenly
 
@@ -32,11 +32,20 @@ def test_a_long_run_is_thinned_evenly_and_keeps_its_first_and_latest(count):
     assert len({b - a for a, b in itertools.pairwise(steps[:-1])}) == 1
 
 
-def test_a_deep_model_keeps_enough_and_alerts_are_all_kept():
+@pytest.mark.parametrize(("count", "kept"), [(987, 987), (988, 494 + 1), (989, 495)])
+def test_it_is_thinned_only_when_it_is_too_long(count, kept):
+    """80,000 cells are 987 readings of 81 layers: the 989th is the first that is evenly spaced once every second goes."""
+    assert len(history(count, layers=81).trace.readings) == kept
+
+
+def test_a_deep_model_keeps_enough_and_alerts_and_notices_are_all_kept():
     kept = history(500, layers=2000)
     for step in range(300):
         kept.add(alert(step))
-    assert FEWEST // 2 < len(kept.trace.readings) <= FEWEST and len(kept.trace.alerts) == 300
+        kept.add(notice(step))
+    assert FEWEST // 2 < len(kept.trace.readings) <= FEWEST
+    assert kept.trace.alerts == [alert(step) for step in range(300)]
+    assert kept.trace.notices == [notice(step) for step in range(300)]
 
 
 def test_a_resumed_run_goes_on_with_its_first_part():

@@ -71,37 +71,37 @@ def test_readings_are_rows_of_their_own_on_the_trainers_axis(plain_and_watched):
     mine = [row for row in history(plain_and_watched[1]) if "spinal/late_alpha" in row]
     assert [row["train/global_step"] for row in mine] == [0, 2, 4, 5]
     assert "spinal/score" not in mine[0] and "spinal/score" in mine[1]  # no gradients before the first step
+    changes = ("delta_alpha", "delta_alpha_se", "delta_transport", "delta_transport_se", "delta_align", "coherence")
     for row in mine:
-        assert {f"spinal/alpha/layer_{i}" for i in range(1, 10)} < row.keys()
-        assert {f"spinal/transport/layer_{i}" for i in range(2, 10)} < row.keys()
+        assert {f"spinal/{name}" for name in changes} < row.keys()
+        assert {f"spinal_layers/alpha_{i:02d}" for i in range(1, 10)} < row.keys()
+        assert {f"spinal_layers/transport_{i:02d}" for i in range(2, 10)} < row.keys()
         assert row["spinal/alerts"] == 0 and not any(
             key.startswith("train/") for key in row.keys() - {"train/global_step"}
         )
-    assert not any(key.startswith("spinal/") for row in history(plain_and_watched[0]) for key in row)
+    assert not any(key.startswith("spinal") for row in history(plain_and_watched[0]) for key in row)
 
 
 def test_metrics_are_defined_by_exact_names_layers_hidden(plain_and_watched):
     defined = {r["metric"]["name"]: r["metric"] for r in plain_and_watched[1] if "name" in r.get("metric", {})}
-    headline = {
-        "late_alpha",
-        "late_transport",
-        "displacement",
-        "localization",
-        "score",
-        "alerts",
-        "overhead",
-        "interval",
-    }
-    for name in headline:
+    for name in ("late_alpha", "late_transport", "delta_alpha", "delta_transport", "score", "alerts", "overhead"):
         assert defined[f"spinal/{name}"]["step_metric"] == "train/global_step"
         assert "hidden" not in defined[f"spinal/{name}"]["options"]
-    assert defined["spinal/alpha/layer_9"]["options"]["hidden"] and defined["spinal/alpha/layer_9"]["summary"]["none"]
+    assert defined["spinal_layers/alpha_09"]["options"]["hidden"]
+    assert defined["spinal_layers/alpha_09"]["summary"]["none"]
 
 
 def test_the_run_knows_the_settings(plain_and_watched):
     updates = [r["config"]["update"] for r in plain_and_watched[1] if "config" in r]
     (settings,) = (u["spinal"] for u in updates if "spinal" in u)
     assert settings["every"] == 2 and settings["version"] and len(settings["probe"]) == 64
+    assert (settings["layers"], settings["late_window"]) == (9, [7, 9])
+
+
+def test_the_summary_has_the_verdict_of_the_report(plain_and_watched):
+    updates = [r["summary"]["update"] for r in plain_and_watched[1] if "summary" in r]
+    told = [(u["spinal/verdict"], u["spinal/worst_alert"]) for u in updates if "spinal/verdict" in u]
+    assert told == [("Too early", "none"), ("Healthy", "none")]
 
 
 def test_the_end_brings_pictures_the_table_and_the_report(plain_and_watched):
@@ -111,6 +111,7 @@ def test_the_end_brings_pictures_the_table_and_the_report(plain_and_watched):
     assert table["spinal/layers.nrows"] == 4 * 9 and table["train/global_step"] == 5
     artifacts = [r["artifact"] for r in plain_and_watched[1] if "artifact" in r]
     (report,) = (a for a in artifacts if a["type"] == "spinal-report")
+    assert set(report["aliases"]) == {"latest", "step-5"}
     page = Path(report["manifest"]["contents"][0]["local_path"]).read_text()
     assert page.startswith("<!doctype html>") and "● Healthy" in page.replace('<span aria-hidden="true">●</span>', "●")
     assert not any("artifact" in r for r in plain_and_watched[0])

@@ -11,7 +11,7 @@ from builders import alert, header, notice, reading
 from wandb_runs import history, inspect, metrics, run_folder
 
 from spinal_callback.sinks import throttle
-from spinal_callback.sinks.logged_values import STEP, scalars
+from spinal_callback.sinks.logged_values import STEP, layer_names, layer_scalars, scalars
 from spinal_callback.sinks.wandb import WandbSink, _rows
 from spinal_callback.traces import Trace
 
@@ -54,9 +54,10 @@ def test_wandb_rows_carry_the_trainers_step(wandb_run):
     assert [row[STEP] for row in rows] == [5, 5, 5, 5, 10]
     media = history(wandb_run["whole"], media=True)
     assert sorted(row["_step"] for row in [*rows, *media]) == list(range(8))  # rows of one step are kept apart
-    named = [{k: v for k, v in row.items() if k.startswith("spinal/")} for row in rows]
+    named = [{k: v for k, v in row.items() if k.startswith("spinal")} for row in rows]
     assert named[0] == {} and rows[0]["train/loss"] == 0.5
-    assert named[1] == {"spinal/alerts": 0, **scalars(reading(5, alpha=[0.5, 0.6, 0.7, 0.8]))}
+    whole = reading(5, alpha=[0.5, 0.6, 0.7, 0.8])
+    assert named[1] == {"spinal/alerts": 0, **scalars(whole), **layer_scalars(whole)}
     assert named[2:4] == [{"spinal/alerts": 1}, {"spinal/alerts": 2}]
     assert named[4] == {**named[1], "spinal/alerts": 2}
 
@@ -64,24 +65,24 @@ def test_wandb_rows_carry_the_trainers_step(wandb_run):
 def test_wandb_is_given_no_nan(wandb_run):
     holed = next(row for row in history(wandb_run["holed"]) if "spinal/alerts" in row)
     assert "spinal/late_alpha" in holed
-    assert not {"spinal/score", "spinal/localization", "spinal/alpha/layer_1"} & set(holed)
+    assert not {"spinal/score", "spinal/localization", "spinal_layers/alpha_01"} & set(holed)
 
 
-def test_wandb_hides_the_layers_and_shows_the_headlines(wandb_run):
+def test_wandb_shows_the_headlines_and_hides_layers_and_errors(wandb_run):
     defined = metrics(wandb_run["whole"])
-    for name in scalars(reading(alpha=[0.5, 0.6, 0.7, 0.8])):
-        metric = defined[name]
+    for name in (*scalars(reading()), *layer_names(4)):
+        metric, per_layer = defined[name], name.startswith("spinal_layers/")
         assert metric["step_metric"] == STEP
-        assert metric["options"].get("hidden", False) == ("/layer_" in name)
-        assert metric.get("summary", {}).get("none", False) == ("/layer_" in name)
+        assert metric["options"].get("hidden", False) == (per_layer or name.endswith("_se"))
+        assert metric.get("summary", {}).get("none", False) == per_layer
 
 
 @pytest.mark.parametrize("name", ["whole", "holed", "alert first"])
 def test_wandb_defines_every_name_that_is_logged(wandb_run, name):
     rows = [*history(wandb_run[name]), *history(wandb_run[name], media=True)]
-    logged = {k.split(".")[0] for row in rows for k in row if k.startswith("spinal/")}
-    assert logged >= {"spinal/score", "spinal/alerts", "spinal/alpha/layer_1"}
-    assert logged == {k for k in metrics(wandb_run[name]) if k.startswith("spinal/")}
+    logged = {k.split(".")[0] for row in rows for k in row if k.startswith("spinal")}
+    assert logged >= {"spinal/score", "spinal/alerts", "spinal_layers/alpha_01"}
+    assert logged == {k for k in metrics(wandb_run[name]) if k.startswith("spinal")}
 
 
 def test_wandb_gets_pictures_at_the_start_and_of_the_last_state(wandb_run):
@@ -125,12 +126,37 @@ def test_wandb_gets_the_report_as_an_artifact(wandb_run):
     (page,) = artifact["manifest"]["contents"]
     assert page["path"] == "report.html" and page["size"] == str(len("the page"))
     assert Path(page["local_path"]).read_text() == "the page"
+    assert set(artifact["aliases"]) == {"latest", "step-10"}
+
+
+def summaries(records, name):
+    """Every value that the run's summary was given for a name, in order."""
+    updates = [r["summary"]["update"] for r in records if r["type"] == "summary"]
+    return [update[name] for update in updates if name in update]
 
 
 def test_wandbs_summary_has_the_start(wandb_run):
-    told = [r["summary"]["update"] for r in wandb_run["whole"] if r["type"] == "summary"]
-    assert [t["spinal/start/late_alpha"] for t in told if "spinal/start/late_alpha" in t] == [0.85]
-    assert [t["spinal/start/late_transport"] for t in told if "spinal/start/late_transport" in t] == [1.35]
+    assert set(summaries(wandb_run["whole"], "spinal/start/late_alpha")) == {0.85}
+    assert set(summaries(wandb_run["whole"], "spinal/start/late_transport")) == {1.35}
+
+
+@pytest.mark.parametrize(
+    ("records", "verdicts", "worst"),
+    [
+        ([reading(0)], ["Too early"], ["none"]),
+        ([reading(0), reading(5), reading(10)], ["Too early", "Healthy"], ["none", "none"]),
+        ([reading(0), reading(5), notice(5)], ["Too early", "Healthy"], ["none", "none"]),
+        ([reading(0), alert(5, level="warn"), alert(6)], ["Too early", "Warned: look", "Unstable: stop"],
+         ["none", "warn", "error"]),
+        ([reading(0), alert(5), alert(6, level="warn")], ["Too early", "Unstable: stop"], ["none", "error"]),
+    ],
+    ids=["one reading", "healthy", "notice", "worse", "not better again"],
+)  # fmt: skip
+def test_wandbs_summary_has_the_verdict_at_any_time(tmp_path, records, verdicts, worst):
+    """So a run that is killed has one, too. It is sent only when it has changed."""
+    run = run_with(tmp_path / "w", header(), *records)
+    assert summaries(run, "spinal/verdict") == verdicts
+    assert summaries(run, "spinal/worst_alert") == worst
 
 
 def test_a_resumed_run_shows_and_counts_what_came_before(tmp_path):
@@ -138,15 +164,14 @@ def test_a_resumed_run_shows_and_counts_what_came_before(tmp_path):
     records = run_with(tmp_path / "w", header(), reading(10), earlier=[header(), before, alert(5)])
     (row,) = history(records)[1:]
     assert row["spinal/alerts"] == 1
-    told = [r["summary"]["update"] for r in records if r["type"] == "summary"]
-    assert [t["spinal/start/late_alpha"] for t in told if "spinal/start/late_alpha" in t] == [0.5]
+    assert set(summaries(records, "spinal/start/late_alpha")) == {0.5}
     (row,) = (row for row in history(records, media=True) if "spinal/layers.nrows" in row)
     assert row["spinal/layers.nrows"] == 2 * 4
 
 
 def test_without_pillow_there_are_no_pictures_and_that_is_said_once(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.warns(UserWarning, match="no pictures in W&B without Pillow: pip install pillow") as caught:
+    with pytest.warns(UserWarning, match="no images in W&B without Pillow: pip install pillow") as caught:
         rows = history(run_with(tmp_path / "w", header(), reading(0), reading(5)), media=True)
     assert len([w for w in caught if "Pillow" in str(w.message)]) == 1
     assert [{k.split(".")[0] for k in row if k.endswith("path")} for row in rows] == [{"spinal/layers"}]
@@ -178,6 +203,8 @@ def test_wandb_is_told_the_settings_once(wandb_run):
     updates += [r["config"]["update"] for r in wandb_run["whole"] if r["type"] == "config"]
     (told,) = [u["spinal"] for u in updates if "spinal" in u]
     assert told["probe"] == header().probe and told["num_prompts"] == 64
+    assert told["layers"] == 4 and told["late_window"] == [3, 4]
+    assert told["window"] == 1 / 3  # as it was asked for
 
 
 def test_no_run_nothing_happens(tmp_path, monkeypatch):
@@ -216,3 +243,25 @@ def test_a_notice_is_neither_a_row_nor_an_alert(tmp_path):
     records = run_with(tmp_path / "w", header(), reading(0), notice(0), reading(5))
     assert [row["spinal/alerts"] for row in history(records)[1:]] == [0, 0]
     assert [r for r in records if r["type"] == "alert"] == []
+
+
+@pytest.mark.parametrize(
+    ("layer_logging", "scalars_too", "table_too"),
+    [("scalars", True, True), ("table", False, True), ("off", False, False)],
+)
+def test_layer_logging_says_how_much_is_logged_per_layer(tmp_path, layer_logging, scalars_too, table_too):
+    settings = {**header().config, "layer_logging": layer_logging}
+    records = run_with(tmp_path / "w", header(config=settings), reading(0), reading(5))
+    rows, media = history(records), history(records, media=True)
+    assert scalars_too == any(name.startswith("spinal_layers/") for row in rows for name in row)
+    assert scalars_too == any(name.startswith("spinal_layers/") for name in metrics(records))
+    assert table_too == any("spinal/layers.path" in row for row in media)
+    assert [row["spinal/late_alpha"] for row in rows[1:]] == [0.85, 0.85]
+    assert any("spinal/heatmaps.path" in row for row in media)
+
+
+def test_a_trace_of_before_layer_logging_is_logged_by_scalars(tmp_path):
+    """A run resumed by this version may have a header without the setting."""
+    old = {name: value for name, value in header().config.items() if name != "layer_logging"}
+    rows = history(run_with(tmp_path / "w", header(config=old), reading(0)))
+    assert any(name.startswith("spinal_layers/") for name in rows[-1])

@@ -10,7 +10,7 @@ from builders import reading
 
 from spinal_callback.cli.main import main
 from spinal_callback.sinks import wandb_workspace as workspace
-from spinal_callback.sinks.logged_values import STEP, logged_names, scalars
+from spinal_callback.sinks.logged_values import STEP, layer_names, scalars
 
 ARGUMENTS = ["workspace", "--entity", "me", "--project", "dpo"]
 
@@ -38,7 +38,8 @@ def test_the_spec_is_printed_without_a_network(no_network, capsys):
     view = dry_run(capsys)
     assert (view["entity"], view["project"], view["displayName"]) == ("me", "dpo", "SPINAL")
     assert {name: len(found) for name, found in panels(view).items()} == {
-        "Is it healthy?": 6,
+        "Is it healthy?": 7,
+        "Score and its terms": 4,
         "Layers": 4,
         "Training": 6,
         "Every reading and layer": 1,
@@ -48,12 +49,30 @@ def test_the_spec_is_printed_without_a_network(no_network, capsys):
 def test_every_curve_runs_over_the_trainers_steps_and_names_what_is_logged(capsys):
     view, logged = dry_run(capsys), set(scalars(reading(0))) | {"spinal/alerts"}
     curves = [p["config"] for found in panels(view).values() for p in found if p["viewType"] == "Run History Line Plot"]
-    assert len(curves) == 6 + 2 + 6 and {curve["xAxis"] for curve in curves} == {STEP}
-    named = {name for curve in curves for name in curve.get("metrics", [])}
-    assert {name for name in named if name.startswith("spinal/")} == {n for n in logged if "/layer_" not in n}
-    patterns = [curve["metricRegex"] for curve in curves if curve.get("metricRegex")]
-    drawn = [[name for name in logged_names(12) if re.search(pattern, name)] for pattern in patterns]
-    assert [len(names) for names in drawn] == [12, 11] and drawn[0][-1] == "spinal/alpha/layer_12"
+    assert len(curves) == 7 + 4 + 2 + 6 and {curve["xAxis"] for curve in curves} == {STEP}
+    named = [name for curve in curves for name in curve.get("metrics", [])]
+    assert {name for name in named if name.startswith("spinal/")} == logged and len(named) == len(set(named))
+
+
+def test_a_change_is_drawn_with_its_error(capsys):
+    healthy = {
+        panel["config"]["chartTitle"]: panel["config"]["metrics"] for panel in panels(dry_run(capsys))["Is it healthy?"]
+    }
+    assert healthy["Late contraction, change, healthy: slowly up"] == ["spinal/delta_alpha", "spinal/delta_alpha_se"]
+    assert healthy["Late transport, change (rad), healthy: slowly down"] == [
+        "spinal/delta_transport", "spinal/delta_transport_se"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("layers", [12, 126])
+def test_the_layers_curves_are_found_also_in_runs_of_the_earlier_names(capsys, layers):
+    curves = [p["config"] for p in panels(dry_run(capsys))["Layers"] if p["viewType"] == "Run History Line Plot"]
+    earlier = [f"spinal/alpha/layer_{i}" for i in range(1, layers + 1)]
+    earlier += [f"spinal/transport/layer_{i}" for i in range(2, layers + 1)]
+    other = [*scalars(reading(0)), "spinal/alerts", "spinal/layers", "train/loss"]
+    for names in (layer_names(layers), earlier):
+        drawn = [[name for name in (*names, *other) if re.search(curve["metricRegex"], name)] for curve in curves]
+        assert drawn == [names[:layers], names[layers:]]
 
 
 def test_the_pictures_and_the_table_are_there(capsys):

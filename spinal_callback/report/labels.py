@@ -1,0 +1,104 @@
+"""What the report calls things, and how it writes a number. Titles, units and first layers are stated here only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+MISSING = "-"
+
+
+class Curve(NamedTuple):
+    """A curve over depth. `first`: the layer that the first value of its list belongs to."""
+
+    name: str
+    title: str
+    unit: str
+    first: int
+    healthy: str
+
+
+# Field of a reading -> the curve over depth that it is. A transport step belongs to the layer at which it ends.
+CURVES = {
+    "alpha": Curve("contraction", "Contraction (alpha)", "", 1, "slowly up"),
+    "transport": Curve("transport", "Transport (rad)", "rad", 2, "slowly down"),
+}
+
+
+class Number(NamedTuple):
+    """What a reading has one of. `part`: of the report and of the W&B dashboard. `logged`: whether trackers get it."""
+
+    title: str
+    unit: str
+    part: str
+    logged: bool = True
+    healthy: str = ""
+
+    @property
+    def heading(self) -> str:
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+
+# Column of `traces.columns` -> what it is called. Trackers have the logged ones as `spinal/{column}`.
+NUMBERS = {
+    "late_alpha": Number("Late contraction", "", "late", healthy=CURVES["alpha"].healthy),
+    "late_transport": Number("Late transport", "rad", "late", healthy=CURVES["transport"].healthy),
+    "delta_alpha": Number("Late contraction, change", "", "late", healthy=CURVES["alpha"].healthy),
+    "delta_alpha_se": Number("Late contraction, error of the change", "", "error"),
+    "delta_transport": Number("Late transport, change", "rad", "late", healthy=CURVES["transport"].healthy),
+    "delta_transport_se": Number("Late transport, error of the change", "rad", "error"),
+    "score": Number("SPINAL score", "", "score"),
+    "delta_align": Number("Term 1: delta_align", "", "score"),
+    "coherence": Number("Term 2: coherence of the path", "", "score"),
+    "gradient_concentration": Number("Term 3: gradient, late share", "", "score"),
+    "displacement": Number("Displacement", "rad", "policy"),
+    "entropy": Number("Entropy", "nats", "policy", logged=False),
+    "localization": Number("Localization: late share", "", "policy"),
+    "seconds": Number("Seconds per probe", "", "cost", logged=False),
+    "overhead": Number("Overhead", "share of wall time", "cost"),
+    "interval": Number("Steps until the next probe", "", "cost"),
+}
+
+
+def of_part(part: str) -> dict[str, Number]:
+    return {column: number for column, number in NUMBERS.items() if number.part == part}
+
+
+# Headings of the report's charts, of which a few are not columns of a reading or are drawn in another unit.
+SCORE = {column: number.heading for column, number in of_part("score").items()}
+POLICY = {column: number.heading for column, number in of_part("policy").items()}
+POLICY["late_rank"] = "Effective rank, late layers"
+COST = {"seconds": "Seconds per probe", "overhead": "Overhead (% of the run)"}
+
+
+def number(value: float | None, form: str = ".3f") -> str:
+    """A value as text, in ASCII; `-` for one that is missing: None, NaN or infinite."""
+    return MISSING if value is None or not math.isfinite(value) else format(value, form)
+
+
+def change(value: float | None, error: float | None) -> str:
+    """A change and its standard error: `+0.013 ± 0.004`."""
+    return f"{number(value, '+.3f')} ± {number(error)}"
+
+
+def why_missing(header: Mapping[str, Any]) -> dict[str, str]:
+    """Field of a reading -> why no reading of this trace has a value for it. `header`: a `Header` as JSON."""
+    if header["checkpoints"]:
+        lacking = "gradient concentration exists only during training"
+    elif header["config"].get("gradients") is False:
+        lacking = "gradients=False: gradient concentration was not measured"
+    else:
+        lacking = ""
+    why = {"gradient_concentration": lacking, "score": f"{lacking}; the score needs it"} if lacking else {}
+    first, last = header["window"]
+    layers, steps = last - first + 1, last - max(first, CURVES["transport"].first) + 1
+    if min(layers, steps) < 3:  # a curvature is a second difference: it needs three neighbours of either curve
+        late = _late(layers, "layer") if layers < 3 else _late(steps, "transport step")
+        why |= dict.fromkeys(("coherence", "score"), f"{late} no curvature: coherence and score are not defined")
+    return why
+
+
+def _late(count: int, what: str) -> str:
+    words = ("no", "one", "two")[count]
+    return f"{words} late {what} has" if count == 1 else f"{words} late {what}s have"
