@@ -161,7 +161,7 @@ def load_sound(path: str | Path) -> Trace:
     """
     try:
         trace = load_trace(path)
-        check({str(path): trace.to_json()})
+        check_sound(str(path), trace.to_json())
     except FileNotFoundError as error:
         raise ValueError(f"no trace at {error.filename}: give a trace.jsonl or the output folder of a run") from None
     except (OSError, ValueError) as error:
@@ -171,24 +171,16 @@ def load_sound(path: str | Path) -> Trace:
     return trace
 
 
-# --- is this a trace that can be drawn? ------------------------------------------------------------------------------
+# --- are its numbers sound? ------------------------------------------------------------------------------------------
 
 
-def check(runs: Mapping[str, Run]) -> None:
-    """Raises ValueError, naming the run, for what cannot be drawn or not be laid over one another."""
-    first, depth = next((name, run["header"]["layers"]) for name, run in runs.items())
-    for name, run in runs.items():
-        if not run["readings"]:
-            raise ValueError(f"{name} has no readings yet: make the report once the run has probed")
-        layers = run["header"]["layers"]
-        for reading in run["readings"]:
-            if wrong := _wrong(reading, layers):
-                raise ValueError(f"{name}, step {reading['step']}: {wrong}: the trace is damaged or foreign")
-        if layers != depth:
-            raise ValueError(
-                f"{name} has {layers} layers and {first} {depth}: only runs of one depth are laid over one another;"
-                " make a report of each"
-            )
+def check_sound(name: str, run: Run) -> None:
+    """Raises ValueError, naming the run, if it has no readings or if a field that must hold numbers does not."""
+    if not run["readings"]:
+        raise ValueError(f"{name} has no readings yet: make the report once the run has probed")
+    for reading in run["readings"]:
+        if wrong := _wrong(reading, run["header"]["layers"]):
+            raise ValueError(f"{name}, step {reading['step']}: {wrong}: the trace is damaged or foreign")
 
 
 def _wrong(reading: Mapping[str, Any], layers: int) -> str:

@@ -37,7 +37,7 @@ ONE_EXCEPTION = ("traces", "report")  # a trace shows itself in a notebook as th
 WITHOUT_TORCH = ("records", "traces", "config", "alerts", "report", "sinks", "files", "run_folder", "version")
 TORCHLIKE = {"torch", "transformers", "accelerate", "trl", "peft", "safetensors", "datasets"}
 HOLDS_A_TRACKER = "sinks/trainer_trackers.py"  # hands rows to the Trainer's own callbacks, so it knows transformers
-LATE = ("wandb", "wandb_workspaces", "trackio", "PIL", "plotext", "plotly", "pandas", "scipy", "deepspeed")
+LATE = ("wandb", "wandb_workspaces", "trackio", "PIL", "plotly", "pandas", "scipy", "deepspeed")
 
 
 def room(path):
@@ -137,7 +137,7 @@ from ..probe.probe import Probe
 from .rules import RULES
 from torch import distributed as dist
 def draw():
-    import plotext as p
+    import pandas as p
     from transformers.trainer import Trainer
 """
 
@@ -145,8 +145,8 @@ def draw():
 def test_the_checks_see_what_they_look_for():
     assert ours(VIOLATIONS, "alerts") == {"probe", "__init__"}
     assert ours("from .probe import measures", "__init__") == {"probe"}
-    assert foreign(VIOLATIONS) == {"torch", "plotext", "transformers"}
-    assert at_top(VIOLATIONS, "torch") and not at_top(VIOLATIONS, "plotext")
+    assert foreign(VIOLATIONS) == {"torch", "pandas", "transformers"}
+    assert at_top(VIOLATIONS, "torch") and not at_top(VIOLATIONS, "pandas")
     assert uses(VIOLATIONS, "torch.distributed")
     assert uses("import torch\ntorch.distributed.barrier()", "torch.distributed")
     assert uses("import torch.distributed as dist", "torch.distributed")

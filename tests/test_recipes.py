@@ -50,10 +50,10 @@ def test_quickstart_on_another_model(model, tmp_path):
     trace = load_trace(tmp_path / "run")
     assert [r.step for r in trace.readings] == [0, 2, 4] and trace.header.prompts == 64
     for words in (
-        "spinal  step 0",
-        "spinal  step 4",
+        "spinal     0  ",
+        "spinal     4  ",
         "late mean",
-        "contraction alpha",
+        "Contraction (alpha)",
         "spinal show run/_spinal",
     ):
         assert words in out

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 import re
 
 import pytest
@@ -9,6 +10,7 @@ from builders import alert, header, notice, reading, write
 
 from spinal_callback import load_trace
 from spinal_callback.records import SCHEMA, dump_record
+from spinal_callback.traces import Trace
 
 
 @pytest.mark.filterwarnings("error")
@@ -107,3 +109,29 @@ def test_a_trace_of_schema_1_is_read_with_its_notices(tmp_path):
     trace = load_trace(write(tmp_path, header(schema=1), reading(0), old, alert(10)))
     assert (trace.header.schema, trace.alerts) == (1, [alert(10)])
     assert [(n.step, n.event, n.message) for n in trace.notices] == [(5, "probe_failed", "no reading")]
+
+
+# --- pandas
+
+
+def test_a_trace_becomes_a_data_frame():
+    frame = Trace(header(), [reading(0), reading(5, trainer={"loss": 0.5})]).to_pandas()
+    assert list(frame.index) == [0, 5] and frame.index.name == "step"
+    assert frame.loc[5, "alpha/layer_2"] == 0.7 and math.isnan(frame.loc[0, "alpha/layer_1"])
+    assert frame.loc[5, "transport/layer_2"] == 1.2 and "transport/layer_1" not in frame
+    assert frame.loc[5, "late_alpha"] == 0.85 and frame.loc[5, "delta_transport_se"] == 0.003
+    assert frame.loc[5, "trainer/loss"] == 0.5 and math.isnan(frame.loc[0, "trainer/loss"])
+    assert Trace(header()).to_pandas().empty
+
+
+def test_the_errors_of_the_changes_are_columns_where_a_trace_has_them():
+    frame = Trace(
+        header(), [reading(0, transport_change_se=[0.0] * 3), reading(5, transport_change_se=[0.1] * 3)]
+    ).to_pandas()
+    assert frame.loc[5, "transport_change_se/layer_4"] == 0.1 and "alpha_change_se/layer_1" not in frame
+
+
+def test_pandas_missing_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pandas", None)
+    with pytest.raises(ImportError, match="to_pandas needs pandas: pip install pandas"):
+        Trace(header(), [reading(0)]).to_pandas()

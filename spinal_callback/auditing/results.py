@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..records import Alert, Reading, null_for_nan
-from ..report.text import alert_line, line
+from ..report.text import alert_line, lines
 from ..traces import Trace, import_pandas
 
 LEVEL = 0.05  # chance of any false "significant" among all layers of a comparison
@@ -196,7 +196,7 @@ class Audit:
             return f"{self.names[0]}: {about}\n\n{_levels(last)}\n\ncoherence {last.coherence:.3f}; no base, no score"
         text = [f"{self.names[-1]} against {self.names[0]}: {about}", ""]
         if len(self.readings) > 2:
-            text += [*map(line, self.readings), *map(alert_line, self.alerts), *map(str, self.turns), ""]
+            text += [lines(self.trace.header, self.readings), *map(alert_line, self.alerts), *map(str, self.turns), ""]
         text += [self.changes[-1].table(), "", self.changes[-1].where()]
         text += [f"{_moved(last.displacement)}; {last.localization:.3f} of the change lies in the late window"]
         text += [f"SPINAL score {self.score:.3f} = delta_align {last.delta_align:.3f} + coherence {last.coherence:.3f}"]

@@ -11,11 +11,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from ..report.text import in_ascii
+
 PACKAGE = Path(__file__).parent.parent
-# Plotext draws with these; the keys are single columns, and so are their ASCII stand-ins, except that of ±.
-STAND_INS = {"±": "+/-", "─": "-", "│": "|", "┌": "+", "┐": "+", "└": "+", "┘": "+", "├": "+", "┤": "+", "┬": "+"}
-STAND_INS |= {"┴": "+", "┼": "+", "…": "...", "\u2013": "-", "\u2014": "-", "\u2212": "-", "\u2800": " "}
-BRAILLE = re.compile("[\u2801-\u28ff]")  # dots of a curve
 # control characters other than tab and newline, and those that change the direction of the text
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 LAUNCHERS_SET = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
@@ -74,6 +72,4 @@ def _without_control(text: str) -> str:
 
 def _stand_in(error: UnicodeError) -> tuple[str, int]:
     assert isinstance(error, UnicodeEncodeError)
-    text = error.object[error.start : error.end]
-    ascii_text = "".join(STAND_INS.get(c, "*" if BRAILLE.match(c) else c) for c in text)
-    return ascii_text.encode("ascii", "backslashreplace").decode(), error.end
+    return in_ascii(error.object[error.start : error.end]), error.end

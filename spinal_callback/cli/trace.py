@@ -14,7 +14,7 @@ from ..alerts.rules import RULES
 from ..files import free, save
 from ..records import dump_record
 from ..report.page import names, page
-from ..report.text import alert_line, line, notice_line, summary
+from ..report.text import alert_line, everything
 from ..run_folder import REPORT, trace_path
 from ..traces import load_sound
 from .output import say
@@ -56,8 +56,7 @@ def _show(args: argparse.Namespace) -> int:
     if args.json:
         say(json.dumps(trace.to_json()))
     else:
-        lines = (*map(line, trace.readings), *map(alert_line, trace.alerts), *map(notice_line, trace.notices))
-        say("\n".join((*lines, "", summary(trace))))
+        say(everything(trace))
     return 1 if trace.alerts else 0
 
 

@@ -1,19 +1,60 @@
-"""A trace as text: one line per reading, alert and notice, the table of the late layers, a plain-text plot."""
+"""A trace as text: a line per reading, alert and notice, a table of the late layers, a plot of the depth trace.
+
+A line of a reading, the table and the plot fit into 80 columns. What a terminal cannot show: `for_encoding`.
+"""
 
 from __future__ import annotations
 
-from ..records import Alert, Notice, Reading
+import codecs
+import dataclasses
+import re
+import shutil
+import textwrap
+from collections.abc import Sequence
+
+from ..records import Alert, Header, Notice, Reading
 from ..traces import Trace
+from .labels import CURVES, change, number, why_missing
+from .plot import Curve, beside, plot
+
+NARROWEST, WIDEST = 60, 110  # columns of the plot
+HEIGHT = 18  # lines of it
+# In ASCII, for outputs that cannot show these; a single column each, except for ± and the ellipsis.
+STAND_INS = {"±": "+/-", "…": "...", "─": "-", "│": "|", "┤": "+", "┌": "+", "┐": "+", "└": "+", "┘": "+"}
+STAND_INS |= {"\u2013": "-", "\u2014": "-", "\u2212": "-"}
+DOTS_OF_A_LINE = re.compile("[\u2800-\u28ff]")
+
+
+def heading(header: Header) -> str:
+    """What stands above the lines of readings: what the columns hold, and why one of them is empty."""
+    about = [
+        "late means and their change since the start ± its standard error;",
+        "transport and displacement (displ.) in rad, time of the probe in s",
+    ]
+    if why := why_missing(dataclasses.asdict(header)).get("score"):
+        about += textwrap.wrap(f"no score: {why}", 70)
+    columns = f"spinal {'step':>5}  {'contraction':20}  {'transport':20} {'displ.':>6}  {'score':>5}     s"
+    return "\n".join([*(f"spinal  {text}" for text in about), columns])
+
+
+def everything(trace: Trace) -> str:
+    """All of a trace: readings under their heading, alerts, notices, table and plot."""
+    records = [*map(alert_line, trace.alerts), *map(notice_line, trace.notices)]
+    return "\n".join([lines(trace.header, trace.readings), *records, "", summary(trace)])
+
+
+def lines(header: Header, readings: Sequence[Reading]) -> str:
+    """The readings, one per line, under their heading."""
+    return "\n".join([heading(header), *map(line, readings)])
 
 
 def line(reading: Reading) -> str:
-    """One line for a reading: late contraction and transport, their changes since step 0, and what it cost."""
-    alpha, transport = (_with_change(reading, name) for name in ("alpha", "transport"))
-    return (
-        f"spinal  step {reading.step:<5d} contraction {alpha}  transport {transport}"
-        f"  displacement {_number(reading.displacement)}  score {_number(reading.score)}"
-        f"  {_number(reading.seconds, '.1f')} s"
+    """One line for a reading, under `heading`: late contraction and transport with their changes, and what it cost."""
+    means = "  ".join(
+        f"{number(reading.late[name])} {change(reading.delta[name], reading.delta[f'{name}_se']):14}" for name in CURVES
     )
+    scores = f"{number(reading.displacement):>6} {number(reading.score):>6}"
+    return f"spinal {reading.step:>5}  {means} {scores} {number(reading.seconds, '.1f'):>5}"
 
 
 def alert_line(alert: Alert) -> str:
@@ -27,7 +68,7 @@ def notice_line(notice: Notice) -> str:
 
 
 def summary(trace: Trace) -> str:
-    """Table of the late layers before and after, and the picture."""
+    """The table of the late layers and the plot of all layers, first reading against last."""
     return table(trace) + "\n\n" + picture(trace)
 
 
@@ -36,51 +77,65 @@ def table(trace: Trace) -> str:
     first, last = trace.readings[0], trace.readings[-1]
     before, after = f"step {first.step}", f"step {last.step}"
     lines = [
-        f"{'':>9}{'contraction (alpha)':^32}{'transport (rad)':^32}",
+        f"{'':>9}" + "".join(f"{curve.title.lower():^32}" for curve in CURVES.values()),
         f"{'layer':>9}" + f"{before:>11}{after:>11}{'change':>10}" * 2,
     ]
     for layer in range(trace.header.window[0], trace.header.window[1] + 1):
-        cells = _before_after(first.alpha[layer - 1], last.alpha[layer - 1])
-        if layer > 1:
-            cells += _before_after(first.transport[layer - 2], last.transport[layer - 2])
+        cells = ""
+        for name, curve in CURVES.items():
+            if layer >= curve.first:
+                i = layer - curve.first
+                cells += _before_after(getattr(first, name)[i], getattr(last, name)[i])
         lines.append(f"{layer:>9}{cells}")
-    cells = "".join(_before_after(first.late[name], last.late[name]) for name in ("alpha", "transport"))
+    cells = "".join(_before_after(first.late[name], last.late[name]) for name in CURVES)
     return "\n".join([*lines, f"{'late mean':>9}{cells}"])
 
 
-def picture(trace: Trace, width: int = 110, height: int = 18) -> str:
-    """The depth trace: alpha and transport against layer, first reading against last. Plain text."""
-    import plotext  # costs 50 ms to import, and only the end of a run draws
+def picture(trace: Trace, width: int | None = None, height: int = HEIGHT) -> str:
+    """The depth trace: contraction and transport against the layer, the first reading dotted, the last as a line.
 
+    Args:
+        width: columns; those of the terminal if None (80 where there is none), but from 60 to 110.
+        height: lines, the line that explains the curves among them.
+    """
+    if width is None:
+        width = min(max(shutil.get_terminal_size((80, 24)).columns, NARROWEST), WIDEST)
     first, last = trace.readings[0], trace.readings[-1]
-    panels = (("contraction alpha", 1, first.alpha, last.alpha), ("transport, rad", 2, first.transport, last.transport))
-    plotext.main()  # one figure for the whole process: an earlier picture left a panel active
-    plotext.clear_figure()
-    plotext.plotsize(width, height)
-    plotext.subplots(1, 2)
-    for column, (title, start, before, after) in enumerate(panels, start=1):
-        plotext.subplot(1, column)
-        plotext.theme("clear")
-        curves = [(first, before, "."), (last, after, "braille")]
-        for reading, values, marker in curves[-len(trace.readings) :]:  # a single reading is drawn once
-            points = [(start + i, v) for i, v in enumerate(values) if v == v]
-            if points:
-                plotext.plot(*zip(*points, strict=True), label=f"step {reading.step}", marker=marker)
-        plotext.title(title)
-        plotext.xlabel("layer")
-        depth = trace.header.layers
-        plotext.xticks(sorted({1, depth, *(round(depth * i / 5) for i in range(1, 5))}))
-    return str(plotext.uncolorize(plotext.build()))
+    plots = []
+    for name, (_, title, _, start, _) in CURVES.items():
+        curves = [Curve(start, getattr(last, name)), Curve(start, getattr(first, name), dotted=True)]
+        shown = curves[: len(trace.readings)]  # a single reading is drawn once
+        plots.append(plot(title, shown, trace.header.layers, (width - 2) // 2, height - 1))
+    legend = f"⠒⠒ step {last.step}" if first is last else f".. step {first.step}   ⠒⠒ step {last.step}"
+    return beside(plots) + f"\n{'':8}against the layer:  {legend}"
+
+
+def for_encoding(text: str, encoding: str | None) -> str:
+    """`text` with ASCII in place of every character that `encoding` lacks.
+
+    Args:
+        encoding: that of an output, such as `sys.stdout.encoding`; None or an unknown name counts as ASCII.
+    """
+    try:
+        encoding = codecs.lookup(encoding or "ascii").name
+    except LookupError:
+        encoding = "ascii"
+    return "".join(c if _has(encoding, c) else in_ascii(c) for c in text)
+
+
+def in_ascii(text: str) -> str:
+    """`text` in ASCII: `+/-` for ±, `*` for the dots of a line, an escape for what has no counterpart."""
+    plain = "".join("*" if DOTS_OF_A_LINE.match(c) else STAND_INS.get(c, c) for c in text)
+    return plain.encode("ascii", "backslashreplace").decode()
+
+
+def _has(encoding: str, character: str) -> bool:
+    try:
+        character.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _before_after(before: float, after: float) -> str:
-    return f"{_number(before):>11}{_number(after):>11}{_number(after - before, '+.3f'):>10}"
-
-
-def _number(value: float, form: str = ".3f") -> str:
-    return format(value, form) if value == value else "-"
-
-
-def _with_change(reading: Reading, name: str) -> str:
-    change, error = reading.delta[name], reading.delta[f"{name}_se"]
-    return f"{_number(reading.late[name])} ({_number(change, '+.3f')} ± {_number(error)})"
+    return f"{number(before):>11}{number(after):>11}{number(after - before, '+.3f'):>10}"

@@ -11,9 +11,11 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from ..records import Alert, Header, Reading, Record
-from ..report.text import alert_line, line, notice_line, summary
+from ..report.text import alert_line, for_encoding, heading, line, notice_line, summary
 from .base import Sink
 from .history import History
+
+HEADING_AGAIN = 20  # lines of readings after which their heading is printed again
 
 
 class TerminalSink(Sink):
@@ -22,7 +24,7 @@ class TerminalSink(Sink):
     def __init__(self) -> None:
         self._trace: Path | None = None
         self._report: Path | None = None
-        self._history = History()
+        self._history, self._under_heading = History(), 0
 
     def begin(self, trace: Path, report: Path) -> None:
         self._history, self._trace, self._report = History(), trace, report
@@ -32,6 +34,12 @@ class TerminalSink(Sink):
 
     def write(self, record: Record) -> None:
         self._history.add(record)
+        if isinstance(record, Header):
+            self._under_heading = 0
+        elif isinstance(record, Reading) and self._history.trace is not None:
+            if self._under_heading % HEADING_AGAIN == 0:
+                say(heading(self._history.trace.header))
+            self._under_heading += 1
         say(_line(record))
 
     def close(self) -> None:
@@ -56,8 +64,8 @@ def _line(record: Record) -> str:
 
 
 def say(text: str) -> None:
-    """Prints a line without breaking a progress bar."""
-    tqdm.write(text)
+    """Prints a line without breaking a progress bar, in ASCII where the terminal's encoding has nothing better."""
+    tqdm.write(for_encoding(text, sys.stdout.encoding))
 
 
 def _command() -> str:

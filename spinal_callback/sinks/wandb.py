@@ -11,7 +11,7 @@ from typing import Any
 
 from ..records import Alert, Header, Reading, Record
 from ..report.labels import NUMBERS
-from ..report.page import verdict
+from ..report.verdict import verdict
 from ..traces import Trace
 from .base import Sink, installed, require
 from .history import History, evenly

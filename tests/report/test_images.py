@@ -1,4 +1,4 @@
-"""pictures.py: what the pixels say."""
+"""images.py: what the pixels say."""
 
 import math
 import warnings

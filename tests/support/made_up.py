@@ -1,5 +1,7 @@
 """Made-up runs for the alert rules: readings whose late trace follows a given course."""
 
+import math
+
 from builders import alert, header, reading
 
 from spinal_callback.traces import Trace
@@ -32,6 +34,12 @@ def run(every=5, steps=100, alpha=flat, transport=flat, noise=0.002, fields=None
 
 def trace(*args, **kwargs):
     return Trace(header(), run(*args, **kwargs))
+
+
+def drifting(slope=0.002, steps=100, **fields):
+    """Readings in which contraction of all layers climbs with the steps, so that every chart has something to show."""
+    late = run(10, steps, alpha=lambda step: slope * step)
+    return [reading(**{**vars(r), "alpha": [math.nan, 0.7 + slope * r.step, 0.8, 0.9], **fields}) for r in late]
 
 
 EVIL = "</script><img src=x onerror=\"document.title='hacked'\"><!--data-->&amp;$1\\1"

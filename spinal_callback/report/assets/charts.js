@@ -7,7 +7,8 @@ function frame(host, title, height) {
   const now = html("span", { class: "now" });
   const caption = html("figcaption", null, html("span", null, title), now);
   const picture = svg("svg", { role: "img", "aria-label": `${title}: its numbers are in the tables at the end` });
-  const figure = html("figure", null, caption, picture);
+  const empty = html("p", { class: "empty", hidden: "" });  // why there is nothing to draw
+  const figure = html("figure", null, caption, picture, empty);
   host.append(figure);
   const width = () => Math.max(220, figure.clientWidth - 24);
   const clear = () => {
@@ -15,7 +16,7 @@ function frame(host, title, height) {
     picture.setAttribute("viewBox", `0 0 ${width()} ${height}`);
     return { left: LEFT, right: width() - RIGHT, top: TOP, bottom: height - BOTTOM };
   };
-  return { figure, caption, now, picture, clear, title };
+  return { now, picture, empty, clear };
 }
 
 function axes(picture, box, x, y, xName, xTicks, yTicks) {
@@ -79,20 +80,21 @@ function listen(picture, at, go) {
   if (go) picture.addEventListener("click", (event) => go(...place(event)));
 }
 
-// Curves. `spec()` gives what to draw now: series [{run, name, x, y, se, start}], domain, alerts, late, cursor, xName;
-// so the same chart is drawn again for another step, another choice of runs or another width.
+// Curves. `spec()` gives what to draw now: series [{run, name, x, y, se, start}], domain, across (the x axis), alerts, late, cursor, xName,
+// and `missing`, the words for a chart without values; so the same chart is drawn again for another step, another choice of runs or another width.
 function curves(host, title, height, spec, go) {
   const parts = frame(host, title, height);
   let drawn = null;
   const draw = () => {
     const now = spec(), box = parts.clear(), { picture } = parts;
-    const xs = extent(now.series.flatMap((s) => [s.x[0], s.x[s.x.length - 1]])) || [0, 1];
+    const xs = now.across || extent(now.series.flatMap((s) => [s.x[0], s.x[s.x.length - 1]])) || [0, 1];
     const ys = now.domain || extent(now.series.flatMap((s) => s.y.flatMap((v, i) => (s.se && known(v) && known(s.se[i]) ? [v - s.se[i], v + s.se[i]] : [v]))), 0.06);
     drawn = null;
-    if (!ys) {
-      picture.append(svg("text", { x: box.left, y: (box.top + box.bottom) / 2 }, "no values in this trace"));
-      return;
-    }
+    parts.empty.textContent = ys ? "" : now.missing || "no values in this trace";
+    parts.empty.hidden = Boolean(ys);
+    picture.style.display = ys ? "" : "none";
+    parts.now.replaceChildren();
+    if (!ys) return;
     const x = linear(xs, [box.left + 4, box.right - 4]), y = linear(ys, [box.bottom, box.top]);
     if (now.late) {
       const from = Math.max(x(now.late[0] - 0.5), box.left), to = Math.min(x(now.late[1] + 0.5), box.right);
@@ -100,9 +102,9 @@ function curves(host, title, height, spec, go) {
     }
     axes(picture, box, x, y, now.xName, ticks(...xs, (box.right - box.left) / 62, true), ticks(...ys, (box.bottom - box.top) / 30));
     for (const s of now.series) {
-      const paint = `stroke: ${colour(s.run)}; stroke-dasharray: ${s.start ? "4 3" : dash(s.run)}`;
+      const paint = `stroke: ${colour(s.run)}; stroke-dasharray: ${dash(s.run)}`;
       if (s.se) picture.append(svg("path", { class: "band", d: band(s.x, s.y, s.se, x, y), style: `fill: ${colour(s.run)}` }));
-      picture.append(svg("path", { class: s.start ? "curve start" : "curve", "stroke-linecap": "round", d: path(s.x, s.y, x, y), style: s.start && now.alone ? "stroke: var(--faint)" : paint }));
+      picture.append(svg("path", { class: s.start ? "curve start" : "curve", "stroke-linecap": "round", d: path(s.x, s.y, x, y), style: paint }));
     }
     alertMarks(picture, box, x, now.alerts || []);
     const cursor = svg("line", { class: "cursor", y1: box.top, y2: box.bottom, visibility: "hidden" });
@@ -147,9 +149,9 @@ function map(host, title, height, spec, go) {
   let drawn = null;
   const draw = () => {
     const now = spec(), box = parts.clear(), { picture } = parts, depth = now.rows[0].length;
-    const all = now.rows.flat(), name = now.diverging ? (dark.matches ? "berlin" : "vik") : "viridis";
+    const all = now.rows.flat(), name = now.diverging ? (dark.matches ? "dusk" : "vik") : "viridis";
     let ends = [percentile(all, 0.02), percentile(all, 0.98)];
-    if (now.diverging) { const most = percentile(all.filter(known).map(Math.abs), 0.98) || 1e-9; ends = [-most, most]; }
+    if (now.diverging) { const most = percentile(all.filter(known).map(Math.abs), 0.98) || 1e-3; ends = [-most, most]; }
     if (!(ends[0] < ends[1])) ends = extent(ends) || [0, 1];
     const xs = reach(now.steps);
     const layers = [now.first - 0.5, now.first + depth - 0.5], x = linear(xs, [box.left + 8, box.right]), y = linear(layers, [box.bottom, box.top]);
@@ -185,10 +187,10 @@ function map(host, title, height, spec, go) {
   return { draw, point };
 }
 
-// Half an interval beyond the first and the last step: every reading gets a cell around its step, the last one too.
+// From the first step to the last; a single reading gets a cell of one step.
 function reach(steps) {
-  const n = steps.length;
-  return n > 1 ? [steps[0] - (steps[1] - steps[0]) / 2, steps[n - 1] + (steps[n - 1] - steps[n - 2]) / 2] : [steps[0] - 0.5, steps[0] + 0.5];
+  const first = steps[0], last = steps[steps.length - 1];
+  return first < last ? [first, last] : [first - 0.5, last + 0.5];
 }
 
 // The map as a picture, a pixel per layer and column: a column shows the reading nearest to its step.

@@ -39,7 +39,7 @@ function extent(values, air = 0) {
   let lo = Infinity, hi = -Infinity;
   for (const v of values) if (known(v)) { if (v < lo) lo = v; if (v > hi) hi = v; }
   if (lo > hi) return null;
-  if (lo === hi) { const pad = Math.abs(lo) * 0.05 || 1; return [lo - pad, hi + pad]; }
+  if (lo === hi) { const pad = Math.abs(lo) * 0.05 || 0.01; return [lo - pad, hi + pad]; }
   return [lo - air * (hi - lo), hi + air * (hi - lo)];
 }
 
@@ -60,11 +60,12 @@ function upto(list, x) {
   return list[i] > x && i > 0 ? i - 1 : i;
 }
 
-// viridis; Crameri's vik (light paper) and berlin (dark paper): even steps for every eye, zero in the paper's own colour.
+// viridis; for changes Crameri's vik on light paper and our own dusk on dark paper: even steps of lightness to either side
+// of a zero that is neutral, close to the paper.
 const PALETTES = {
   viridis: ["440154", "482878", "3e4989", "31688e", "26828e", "1f9e89", "35b779", "6ece58", "b5de2b", "fde725"],
   vik: ["001261", "033e7d", "1e6f9d", "71a8c4", "c9dde7", "f4efeb", "eacebd", "d39774", "be6533", "8b2706", "590008"],
-  berlin: ["9eb0ff", "5ba4db", "2d7597", "1a4256", "11191e", "190c09", "280d01", "501803", "8a4f43", "c4756a", "ffacac"],
+  dusk: ["add7f9", "58b7f3", "1595d1", "0073a4", "085276", "2e3035", "734026", "aa5427", "d6713d", "f2986b", "fec5ab"],
 };
 const dark = matchMedia("screen and (prefers-color-scheme: dark)");
 
@@ -80,7 +81,7 @@ const gradient = (name) => `linear-gradient(90deg, ${PALETTES[name].map((hex) =>
 
 const DASHES = ["", "7 3", "2 3", "9 3 2 3"];
 const colour = (run) => `var(--run${run % 7})`;
-const dash = (run) => DASHES[(run + Math.floor(run / 7)) % DASHES.length];  // a second code beside the colour
+const dash = (run) => DASHES[(run + Math.floor(run / 7)) % DASHES.length];  // a second code of a run beside its colour
 
 // One small box for all charts; it follows the pointer and stays on the screen.
 const tip = document.getElementById("tip");
