@@ -1,41 +1,65 @@
-"""The settings, each checked when they are made. Standard library only."""
+"""The settings: `SpinalConfig`. Every value is checked when the object is made. Standard library only."""
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import functools
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from .records import LEVELS
 
-MIN_RANKS = 8  # fewest singular values that the tail exponent is fitted to
+MIN_RANKS = 8  # the tail exponent is fitted to at least this many singular values
+UNBOUNDED_WIDTH = 1 << 20  # the model's width is not known yet: wider than any
+MOST_PROMPTS = 1000  # an error suggests no larger num_prompts
 
 
+Class = TypeVar("Class", bound=type)
+
+
+def _names_unknown_fields(cls: Class) -> Class:
+    """A class decorator: an unknown field raises a ValueError that suggests a name, not the TypeError of `__init__`."""
+    made: Any = cls
+    init = made.__init__
+
+    @functools.wraps(init)
+    def checked(self: Any, *values: Any, **fields: Any) -> None:
+        _check_names(fields, [field.name for field in dataclasses.fields(made)])
+        init(self, *values, **fields)
+
+    made.__init__ = checked
+    return cls
+
+
+@_names_unknown_fields
 @dataclass(frozen=True)
 class SpinalConfig:
-    """What to measure, when, and what to do about it. Every value is checked when the object is made.
+    """What to measure, when, and what to do at an alert. Frozen; every value is checked when the object is made.
 
     Attributes:
-        every: steps between two probes, or "auto": as often as `overhead` allows.
-        overhead: share of wall time that probing may take when `every="auto"`, in (0, 1].
-        num_prompts: N, how many prompts the probe uses; the same ones at every step.
-        max_prompt_tokens: longer prompts lose their first tokens.
-        position: "last": the last prompt token; "response": every token of the chosen answer.
+        every: optimizer steps between two probes, or "auto": as often as `overhead` allows.
+        overhead: share of wall time that probes may take if `every="auto"`, in (0, 1].
+        num_prompts: N, the number of prompts of the probe; they are the same at every step.
+        max_prompt_tokens: a longer prompt keeps its last tokens.
+        position: "last": the last token of each prompt; "response": every token of the chosen answer.
         window: the late window W: a share of the depth, or `(first, last)` layer, counted from 1, both included.
-        tail: ranks that the tail exponent is fitted to, as shares of r = min(N - 1, d).
-        top_k: read transport over the union of the layers' k most probable tokens; None: the whole vocabulary.
-        stop_on: "warn" or "error": stop training at an alert of this level or worse.
-        save_on_alert: ask for a checkpoint at the first alert.
-        rules: file with limits for the alert rules, made by `spinal calibrate`; None: the default ones.
-        gradients: read gradient concentration before each optimizer step that is probed.
-        log_prompts: prompt text may go into records and reports.
+        tail: the ranks that the tail exponent is fitted to, as shares of r = min(N - 1, d).
+        top_k: compute transport over the union of the layers' k most probable tokens; None: the whole vocabulary.
+        stop_on: "warn" or "error": stop training at an alert of this level or a higher one; None: never.
+        save_on_alert: save a checkpoint at the first alert.
+        rules: path of a file with limits for the alert rules, made by `spinal calibrate`; None: the default limits.
+        gradients: compute gradient concentration at each probed step.
+        log_prompts: records and reports may contain prompt text.
         layer_logging: what W&B gets per layer: "scalars": contraction and transport at every probe, and a table of all
             readings at the end; "table": the table alone; "off": neither. The images of all layers are always logged.
-        seed: draws the prompts from the data set.
+        seed: of the draw of prompts from the data set.
 
     Raises:
-        ValueError: a value out of its range; the message names the field, the value and what would be right.
+        ValueError: a value out of its range, or an unknown field; the message names the field, the value and what
+            would be right.
     """
 
     every: int | Literal["auto"] = "auto"
@@ -54,8 +78,30 @@ class SpinalConfig:
     layer_logging: Literal["scalars", "table", "off"] = "scalars"
     seed: int = 0
 
+    @classmethod
+    def of(cls, config: SpinalConfig | None, fields: Mapping[str, Any], arguments: Sequence[str] = ()) -> SpinalConfig:
+        """The settings of a function that takes a `SpinalConfig` or its fields as keywords.
+
+        Args:
+            arguments: the function's other keywords, one of which an unknown field may be meant for.
+
+        Raises:
+            ValueError: both are given, `config` is something else, or whatever `SpinalConfig` raises.
+        """
+        if config is None:
+            _check_names(fields, [field.name for field in dataclasses.fields(cls)], arguments)
+            return cls(**fields)
+        if not isinstance(config, SpinalConfig):
+            raise ValueError(
+                f"config must be a SpinalConfig or None, got {config!r}:"
+                " give its fields as keywords (every=25), or unpack a dictionary of them (**settings)"
+            )
+        if fields:
+            raise ValueError(f"give config or its fields, not both: config and {', '.join(fields)}")
+        return config
+
     def __post_init__(self) -> None:
-        for name in ("window", "tail"):  # JSON and command lines give lists
+        for name in ("window", "tail"):  # JSON and command lines have lists
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.every != "auto":
@@ -67,7 +113,7 @@ class SpinalConfig:
         _check_choice("position", self.position, ("last", "response"))
         _check_window(self.window)
         _check_tail(self.tail)
-        if self.position == "last":  # otherwise the rows are tokens, known only with the data
+        if self.position == "last":  # with "response" the rows are tokens: their number is known with the data
             self.tail_ranks(self.num_prompts)
         if self.top_k is not None:
             _check_count("top_k", self.top_k, 1, "or None for the whole vocabulary")
@@ -80,20 +126,21 @@ class SpinalConfig:
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
         _check_count("seed", self.seed, 0)
 
-    def tail_ranks(self, rows: int, width: int = 1 << 20, least: int = MIN_RANKS) -> tuple[int, int]:
+    def tail_ranks(self, rows: int, width: int = UNBOUNDED_WIDTH, least: int = MIN_RANKS) -> tuple[int, int]:
         """First and last rank k (from 1, both included) of the tail of a `[rows, width]` matrix's spectrum.
 
         Raises:
-            ValueError: fewer than `least` ranks; the message says how many prompts it would need.
+            ValueError: fewer than `least` ranks; the message says how many prompts are needed.
         """
-        low, high = _tail_ranks(min(rows - 1, width), self.tail)
+        rank = min(rows - 1, width)
+        low, high = _tail_ranks(rank, self.tail)
         if high - low + 1 < least:
-            enough = (n for n in range(rows, 1000) if _count_ranks(min(n - 1, width), self.tail) >= least)
+            enough = (n for n in range(rows, MOST_PROMPTS) if _count_ranks(min(n - 1, width), self.tail) >= least)
             need = next(enough, None)
             right = f"use num_prompts >= {need} or a wider tail" if need else "use a wider tail"
             raise ValueError(
-                f"tail={self.tail} leaves {max(high - low + 1, 0)} of the {min(rows - 1, width)} ranks that"
-                f" num_prompts={rows} gives, a fit takes at least {least}: {right}"
+                f"tail={self.tail} leaves {max(high - low + 1, 0)} of the {rank} ranks that num_prompts={rows} gives,"
+                f" but a fit needs at least {least}: {right}"
             )
         return low, high
 
@@ -111,6 +158,14 @@ class SpinalConfig:
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
+
+
+def _check_names(given: Mapping[str, Any], fields: Sequence[str], arguments: Sequence[str] = ()) -> None:
+    for name, value in given.items():
+        if name not in fields:
+            near = difflib.get_close_matches(name, [*fields, *arguments], n=1)
+            right = f"did you mean {near[0]}?" if near else f"the settings are {', '.join(fields)}"
+            raise ValueError(f"there is no setting {name} (got {name}={value!r}): {right}")
 
 
 def _ceil(x: float) -> int:

@@ -15,8 +15,8 @@ SCHEMA = 2  # raised when a reader of older traces would misunderstand a newer o
 READS = (1, 2)  # schema 1 had no notices: their events were alerts of these rules
 EVENTS = ("probe_failed", "probe_memory", "sink_failed")
 LEVELS = ("warn", "error")
-# what a reading keeps of the Trainer's last log, for the alert rules; beta is a training argument
-TRAINER_KEYS = ("loss", "grad_norm", "rewards/chosen", "rewards/margins", "logps/chosen", "beta")
+# what a reading keeps of the Trainer's last log, for the alert rules, and its step; beta is a training argument
+TRAINER_KEYS = ("step", "loss", "grad_norm", "rewards/chosen", "rewards/margins", "logps/chosen", "beta")
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ class Reading:
         overhead: share of the run's wall time so far that was spent probing.
         interval: planned number of steps until the next probe; 0 if none is planned.
         peak_bytes: by how much the probe raised the process's peak memory; 0 if it stayed below training's own peak.
-        trainer: the Trainer's last logged numbers (`TRAINER_KEYS`), for the alert rules.
+        trainer: the Trainer's last logged numbers (`TRAINER_KEYS`), for the alert rules. They were logged at
+            `trainer["step"]`, which comes before `step`: the Trainer logs a step after the probe of that step.
         alpha_change_se, transport_change_se: paired standard errors of each layer's change since step 0, as long as
             `alpha` and `transport`. Empty in traces of earlier versions.
     """

@@ -200,7 +200,7 @@ def _probes(steps: int, cost: float) -> int:
         if step in (0, steps) or schedule.due(step):
             done += 1
             now = Cost(cost, float(step > 0), cost * done)
-            schedule.probed(step, schedule.proposed(now, step, steps))
+            schedule.adopt(step, schedule.proposed(now, step, steps))
     return done
 
 

@@ -62,7 +62,7 @@ class Schedule:
             wanted = min(calm, max(step, FIRST), near)
         return min(max(math.ceil(wanted - 1e-9), FLOOR), CEILING)
 
-    def probed(self, step: int, interval: int) -> None:
+    def adopt(self, step: int, interval: int) -> None:
         """Notes a probe at `step` and the interval that all ranks adopt after it."""
         self.last, self.interval = step, interval
 
@@ -74,7 +74,7 @@ class Clock:
         self._began, self._first = time.perf_counter(), step
         self.spent = 0.0
 
-    def probed(self, seconds: float) -> float:
+    def add_probe(self, seconds: float) -> float:
         """Adds a probe; returns the share of wall time spent probing so far."""
         self.spent += seconds
         return self.spent / max(time.perf_counter() - self._began, 1e-9)

@@ -72,7 +72,7 @@ WRONG = {
     "run": (["."], ". holds no model: no config.json, no adapter_config.json, no checkpoint-N"),
     "prompts": (["{place}/base", "--prompts", "p.jsonl"], "p.jsonl, line 1 has neither `prompt` nor `messages`"),
     "adapter": (["{place}/base", "--adapter", "."], ". is not an adapter: it has no adapter_config.json"),
-    "few": (["{place}/base", "--num-prompts", "4"], "num_prompts=4 gives, a fit takes at least 8"),
+    "few": (["{place}/base", "--num-prompts", "4"], "num_prompts=4 gives, but a fit needs at least 8"),
 }
 
 

@@ -21,8 +21,9 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
+from twins import Watched
 
-from spinal_callback import MemorySink, SpinalCallback
+from spinal_callback import MemorySink
 from spinal_callback.distributed import collectives as ranks
 from spinal_callback.probe import forward, sample
 from spinal_callback.probe import model_parts as anatomy
@@ -35,7 +36,7 @@ SMALL = {"num_prompts": 21}  # two ranks cannot share them evenly
 WATCHED = {"every": 2, "sinks": [], **SMALL}
 
 
-class Seen(SpinalCallback):
+class Seen(Watched):
     """Keeps, on every rank, what rank zero writes."""
 
     def __init__(self, **fields):
@@ -117,7 +118,7 @@ def outcome(trainer, callback=None):
         "readings": [json.loads(dump_record(r)) for r in readings],
         "alerts": [[a.step, a.rule, a.message] for a in alerts],
         "notices": [[n.step, n.event, n.message] for n in callback.seen.notices],
-        "prompts": callback._probe.prompts.ids,
+        "prompts": callback.probe.prompts.ids,
         "sinks": len(callback._recorder.sinks),
     }
 
@@ -258,7 +259,7 @@ def memory_in_forward(folder):
         calls = []
 
         def failing(*args):
-            if callback._probe.start is not None and not calls:
+            if callback.probe.start is not None and not calls:
                 calls.append(1)
                 raise torch.OutOfMemoryError("forward")
             return real(*args)
@@ -266,7 +267,7 @@ def memory_in_forward(folder):
         return failing
 
     result = patched(Forward, "_run", replacement, folder, callback)
-    return result | {"batch": callback._probe.sampler.at_a_time["tokens"]}
+    return result | {"batch": callback.probe.sampler.at_a_time["tokens"]}
 
 
 def memory_in_lens(folder):
@@ -274,7 +275,7 @@ def memory_in_lens(folder):
     callback = Seen()
     error = RuntimeError("DefaultCPUAllocator: can't allocate memory")
     result = patched(Sampler, "_read_lens", fails_once(error), folder, callback)
-    return result | {"block": callback._probe.sampler.at_a_time["logits"]}
+    return result | {"block": callback.probe.sampler.at_a_time["logits"]}
 
 
 def memory_for_good(folder):
@@ -386,7 +387,7 @@ def fsdp(folder, **how):
         }
     finally:
         sample.BATCH_TOKENS = usual
-    lengths = [len(ids) for ids in callback._probe.prompts.ids]
+    lengths = [len(ids) for ids in callback.probe.prompts.ids]
     batches = [len(forward.batches(share, lengths, 35, batch=sum(lengths))) for share in forward.shares(lengths, 2)]
     return result | {"norms": norms.seen, "batches": batches, "forwards": looks.seen}
 
@@ -467,7 +468,7 @@ def failing_in_layer_5():
 def fsdp_fails_in_a_layer(folder):
     callback = Seen()
     with failing_in_layer_5():
-        return sharded(folder, callback, reshard=True) | {"batch": callback._probe.sampler.at_a_time["tokens"]}
+        return sharded(folder, callback, reshard=True) | {"batch": callback.probe.sampler.at_a_time["tokens"]}
 
 
 def main(scenarios_of):

@@ -221,7 +221,7 @@ def fails_in_a_layer(folder, **zero):
     plain = trained(folder / "plain", **how)
     with failing_in_layer_5():
         watched = trained(folder / "watched", callback, **how)
-    return {"plain": plain, "watched": watched, "batch": callback._probe.sampler.at_a_time["tokens"]}
+    return {"plain": plain, "watched": watched, "batch": callback.probe.sampler.at_a_time["tokens"]}
 
 
 def zero3_fails_in_a_layer(folder):

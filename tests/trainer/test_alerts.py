@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import tiny
 import twins
 from transformers import TrainerCallback
 
@@ -62,13 +63,25 @@ def test_a_replay_of_the_trace_raises_the_same_alerts(stopped):
     assert load_trace(folder).alerts == sorted(memory.alerts, key=lambda a: (a.step, a.rule, a.level))
 
 
-def test_a_reading_holds_the_trainers_own_numbers(stopped):
-    _, memory, trainer = stopped
+@pytest.mark.parametrize(("logging", "steps"), [(1, [0, 0, 1, 2, 3, 4, 5]), (2, [0, 0, 0, 2, 2, 4, 4])])
+def test_a_reading_holds_the_trainers_own_numbers_and_the_step_they_are_of(tmp_path, logging, steps):
+    """The Trainer logs a step after its probe; a row of an evaluation in between changes nothing."""
+    memory = MemorySink()
+    trainer = twins.dpo(
+        tmp_path,
+        twins.watcher(memory),
+        logging_steps=logging,
+        eval_strategy="steps",
+        eval_steps=3,
+        trainer={"ref_model": twins.reference_model(), "eval_dataset": tiny.preferences(8, 5)},
+    )
+    trainer.train()
     logged = {row["step"]: row for row in trainer.state.log_history if "loss" in row}
-    assert memory.readings[0].trainer == {}  # nothing has been logged at step 0
-    for before, reading in zip(memory.readings, memory.readings[1:], strict=False):
-        if before.step:  # the row of a step is logged after its probe
-            assert reading.trainer == {"beta": 0.1, **{key: logged[before.step][key] for key in TRAINER_KEYS[:-1]}}
+    assert [r.trainer.get("step", 0) for r in memory.readings] == steps
+    assert [r.trainer for r in memory.readings if not r.trainer.get("step")] == [{}] * steps.count(0)
+    for reading in memory.readings[steps.count(0) :]:
+        row = logged[reading.trainer["step"]] | {"beta": 0.1}
+        assert reading.trainer == {key: row[key] for key in TRAINER_KEYS}
 
 
 def test_a_checkpoint_that_no_calm_reading_came_after_is_not_called_good(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 import reference
 import tiny
 import torch
+import twins
 from training import trainer
 
 from spinal_callback import MemorySink, Reading, SpinalCallback, SpinalConfig, load_trace
@@ -24,7 +25,7 @@ def steps(readings):
 def run(tmp_path_factory):
     """One run of seven steps, a probe every three: its trainer, records and trace."""
     folder, memory = tmp_path_factory.mktemp("run"), MemorySink()
-    t = trainer(folder, SpinalCallback(every=3, sinks=[memory], **SMALL), max_steps=7)
+    t = trainer(folder, twins.Watched(every=3, sinks=[memory], **SMALL), max_steps=7)
     t.train()
     return t, memory, load_trace(folder)
 
@@ -53,7 +54,7 @@ def test_the_last_reading_is_that_of_the_trained_weights(run):
     """Read again from the prompts of the training data, by the reference."""
     t, memory, _ = run
     last = memory.readings[-1]
-    probe = next(c for c in t.callback_handler.callbacks if isinstance(c, SpinalCallback))._probe
+    probe = twins.probe_of(t)
     trained = tiny.llama()  # a fresh one: accelerate has bound the trained one's forward to itself
     trained.load_state_dict(t.model.state_dict())
     told = reference.reference_trace(
@@ -66,7 +67,7 @@ def test_the_last_reading_is_that_of_the_trained_weights(run):
 
 def test_prompts_come_from_the_tokenized_training_data(run):
     t, _, _ = run
-    probe = next(c for c in t.callback_handler.callbacks if isinstance(c, SpinalCallback))._probe
+    probe = twins.probe_of(t)
     known = {tuple(ids) for ids in t.train_dataset["prompt_ids"]}
     assert len(probe.prompts.ids) == 20 and all(tuple(ids) in known for ids in probe.prompts.ids)
 

@@ -23,7 +23,7 @@ from spinal_callback import MemorySink, load_trace
 from spinal_callback.probe import sample
 from spinal_callback.probe.probe import Probe
 from spinal_callback.run_folder import REFERENCE_FILE
-from spinal_callback.trainer.callback import KEY
+from spinal_callback.trainer.resume import KEY
 from spinal_callback.trainer.schedule import Schedule
 
 CLOCKED = ("seconds", "overhead", "peak_bytes")
@@ -143,7 +143,7 @@ def test_a_checkpoint_torn_from_its_run_starts_a_new_baseline_and_says_so(tmp_pa
     shutil.rmtree(tmp_path / "first")
     memory = MemorySink()
     part(tmp_path / "second", twins.watcher(memory), until=8, resume=str(tmp_path / "alone"))
-    assert capsys.readouterr().out.count("held against the policy as it is now") == 1
+    assert capsys.readouterr().out.count("changes are measured from the policy as it is now") == 1
     assert [r.step for r in memory.readings] == [4, 5, 6, 7, 8] and memory.readings[0].displacement == 0
 
 
@@ -152,7 +152,7 @@ def test_a_checkpoint_made_without_the_callback(tmp_path, capsys):
     memory = MemorySink()
     part(tmp_path, twins.watcher(memory), until=8, resume=True)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("spinal")]
-    assert len(lines) == 1 and "held against the policy as it is now" in lines[0]
+    assert len(lines) == 1 and "changes are measured from the policy as it is now" in lines[0]
     assert [r.step for r in memory.readings] == [r["step"] for r in told(tmp_path)["readings"]] == [4, 5, 6, 7, 8]
     assert [r.displacement > 0 for r in memory.readings] == [False, True, True, True, True]
 
@@ -161,7 +161,7 @@ def test_an_adapter_run_has_its_reference_even_then(tmp_path, whole, capsys):
     part(tmp_path / "with", twins.watcher(), until=8, trainer=adapters())
     part(tmp_path / "without", until=4, trainer=adapters())
     part(tmp_path / "without", twins.watcher(), until=8, resume=True, trainer=adapters())
-    assert capsys.readouterr().out.count("held against the policy without adapters") == 1
+    assert capsys.readouterr().out.count("changes are measured from the policy without adapters") == 1
     late = [r for r in without_logs(told(tmp_path / "with")) if r["step"] >= 4]
     resumed = without_logs(told(tmp_path / "without"))
     assert resumed[1:] == late[1:] and resumed[0]["displacement"] == late[0]["displacement"] > 0
@@ -198,7 +198,7 @@ def test_other_prompts_get_a_trace_of_their_own(tmp_path, capsys):
     part(tmp_path, twins.watcher(seed=7), until=8, resume=True)
     assert (tmp_path / "_spinal" / "trace_before_4.jsonl").read_bytes() == before
     assert [r["step"] for r in told(tmp_path)["readings"]] == [4, 5, 6, 7, 8]
-    assert "no reference for these prompts" in capsys.readouterr().out
+    assert "the checkpoint has no reference for these prompts" in capsys.readouterr().out
 
 
 class Breaks(TrainerCallback):
@@ -276,7 +276,7 @@ def test_what_memory_allows_is_remembered(tmp_path):
         patch.setattr(Probe, "read", halving)
         part(tmp_path, first, until=4)
     part(tmp_path, second, until=8, resume=True)
-    assert second._probe.sampler.at_a_time == {"tokens": 512, "logits": sample.LOGITS_BLOCK}
+    assert second.probe.sampler.at_a_time == {"tokens": 512, "logits": sample.LOGITS_BLOCK}
 
 
 def test_a_new_interval_in_the_configuration_counts(tmp_path):

@@ -14,7 +14,7 @@ def probed_at(schedule, steps, interval_of=lambda step: None):
     for step in range(steps + 1):
         if schedule.due(step):
             seen.append(step)
-            schedule.probed(step, interval_of(step) or schedule.interval)
+            schedule.adopt(step, interval_of(step) or schedule.interval)
     return seen
 
 
@@ -25,7 +25,7 @@ def run(steps, probe, overhead=0.01, raised=lambda step: 0.0):
         if step in (0, steps) or schedule.due(step):
             seen.append(step)
             cost = Cost(probe, float(step > 0), probe * len(seen))
-            schedule.probed(step, schedule.proposed(cost, step, steps, raised(step)))
+            schedule.adopt(step, schedule.proposed(cost, step, steps, raised(step)))
     return seen
 
 
@@ -48,7 +48,7 @@ def test_a_resumed_run_probes_at_the_same_steps():
 def test_auto_begins_after_a_few_steps():
     schedule = Schedule("auto", 0.01)
     assert [schedule.due(step) for step in range(FIRST + 2)] == [False] * FIRST + [True, True]
-    schedule.probed(0, schedule.proposed(Cost(2.0, 0.0, 2.0), 0, 1000))  # at step 0 no step has been timed
+    schedule.adopt(0, schedule.proposed(Cost(2.0, 0.0, 2.0), 0, 1000))  # at step 0 no step has been timed
     assert schedule.interval == FIRST
 
 

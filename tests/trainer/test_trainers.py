@@ -117,7 +117,7 @@ OWN_PROMPTS = {
 
 @pytest.mark.parametrize("name", TRAINERS)
 def test_prompts_are_the_trainers_own(tmp_path, name):
-    trainer = TRAINERS[name](tmp_path, SpinalCallback(num_prompts=12, sinks=[]))
+    trainer = TRAINERS[name](tmp_path, twins.Watched(num_prompts=12, sinks=[]))
     known = {tuple(OWN_PROMPTS[name](row)) for row in trainer.train_dataset}
     trainer.args.max_steps = 1
     trainer.train()

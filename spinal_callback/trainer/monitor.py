@@ -1,0 +1,260 @@
+"""One run that is being watched: when to probe, what to record, whether to stop."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from transformers import TrainerControl, TrainerState
+
+from ..alerts.detector import Detector
+from ..alerts.rules import Limit
+from ..config import SpinalConfig
+from ..distributed import collectives as ranks
+from ..probe.probe import Probe
+from ..records import LEVELS, TRAINER_KEYS, Alert, Header, Reading
+from ..run_folder import REFERENCE_FILE, checkpoint_name
+from ..sinks.recorder import Recorder
+from ..sinks.terminal import say
+from .resume import RunState, find_reference, load_state, save_state
+from .schedule import Clock, Cost, Schedule
+
+T = TypeVar("T")
+
+
+class Monitor:
+    """Watches one run, from the beginning of training to its end. Its methods are what happens in between.
+
+    Once `begin` has returned nothing is raised: what fails is recorded, with a warning, and training continues. On
+    several ranks every method is called on all of them, and all of them act alike; rank zero alone has sinks.
+
+    Args:
+        config: the settings.
+        limits: limits of alert rules, in place of the default ones.
+        probe: reads the policy.
+        recorder: the sinks, not open yet.
+        folder: the run's folder, `output_dir`.
+        step: optimizer steps done; more than 0 for a resumed run.
+    """
+
+    def __init__(
+        self,
+        config: SpinalConfig,
+        limits: Mapping[str, Limit],
+        probe: Probe,
+        recorder: Recorder,
+        folder: Path,
+        step: int,
+    ) -> None:
+        self.probe, self._config, self._recorder, self._folder = probe, config, recorder, folder
+        self._device = probe.sampler.device
+        self._schedule = Schedule(config.every, config.overhead)
+        self._clock = Clock(step)
+        self._detector = Detector(probe.window, limits)
+        self._last_step = -1  # of the last probe, also if it failed
+        self._logged: dict[str, float] = {}  # the Trainer's numbers as it logged them last
+        self._checkpoints: list[int] = []  # steps of those saved so far
+        self._gradients: torch.Tensor | None = None  # squared norms, for the probe after the step
+        self._saved_for_alert = self._said_gradients = False
+
+    # --- what happens in a run
+
+    def begin(self, header: Header, state: TrainerState, control: TrainerControl) -> None:
+        """Continues the run that made the checkpoint, if there is one; else opens a new trace and probes.
+
+        Raises:
+            ValueError: the run's folder cannot be written.
+        """
+        home = self._resume(state)
+        ranks.together(lambda: self._open(header, home, state), self._device)
+        self._clock = Clock(state.global_step)  # from here: opening the sinks is not training
+        if self.probe.start is None:
+            self._guarded(self._take_reference, state, "no reading of the policy without adapters")
+        if home is None:
+            if state.global_step > 0:
+                now = "the policy as it is now" if self.probe.start is None else "the policy without adapters"
+                self._say(f"the checkpoint has no reference for these prompts; changes are measured from {now}")
+            self._look(state, control)
+
+    def before_optimizer_step(self, state: TrainerState) -> None:
+        """Reads the gradients, if the step that they lead to will be probed."""
+        if self._config.gradients and self._due(state, state.global_step + 1):
+            layers = self.probe.sampler.anatomy.layers
+            self._gradients = self._guarded(
+                lambda: ranks.squared_gradients(layers, self._device), state, "no gradient concentration"
+            )
+
+    def step_ended(self, state: TrainerState, control: TrainerControl) -> None:
+        if self._due(state, state.global_step) or control.should_training_stop:
+            self._look(state, control)
+
+    def logged(self, numbers: Mapping[str, Any], state: TrainerState) -> None:
+        """Keeps the Trainer's own numbers for the next reading, with the step that they belong to.
+
+        A reading is taken before the Trainer logs its own step, so these are always of an earlier one.
+        """
+        known = {k: float(v) for k in TRAINER_KEYS if isinstance(v := numbers.get(k), int | float)}
+        if known.keys() - {"beta"}:  # a setting, which comes with every row, also with that of an evaluation
+            self._logged |= known | {"step": float(state.global_step)}
+            self._remember(state)
+
+    def saved(self, state: TrainerState) -> None:
+        """Puts the reference beside a checkpoint's weights: a run resumed there measures from the same step 0."""
+        folder = self._folder / checkpoint_name(state.global_step)
+        self._checkpoints.append(state.global_step)
+        if state.is_world_process_zero:
+            self._guarded(lambda: self.probe.save_start(folder / REFERENCE_FILE), state, "the reference was not saved")
+        self._remember(state)
+
+    def end(self, state: TrainerState, control: TrainerControl, last_weights: bool) -> None:
+        """Probes the last step, unless that was done or the model has other weights by now; closes the sinks."""
+        if last_weights and self._last_step != state.global_step:
+            self._look(state, control)
+        self._recorder.close()
+
+    # --- probing
+
+    def _due(self, state: TrainerState, step: int) -> bool:
+        return self._schedule.due(step) or step >= state.max_steps
+
+    def _look(self, state: TrainerState, control: TrainerControl) -> None:
+        """Probes the policy, records what was read, and acts on the alerts."""
+        step, gradients, self._gradients = state.global_step, self._gradients, None
+        self._last_step = step
+        fitted, began = dict(self.probe.sampler.at_a_time), time.perf_counter()
+        reading = self._guarded(
+            lambda: ranks.together(lambda: self.probe.read(step, gradients), self._device), state, "no reading"
+        )
+        self._report_memory(fitted, step)
+        if reading is None:
+            self._clock.add_probe(time.perf_counter() - began)
+            self._schedule.adopt(step, self._schedule.interval)
+        else:
+            self._record(reading, state, control)
+            self._report_missing(gradients, reading)
+        self._remember(state)
+        if control.should_training_stop:
+            self._recorder.complete()
+
+    def _record(self, reading: Reading, state: TrainerState, control: TrainerControl) -> None:
+        reading, cost = self._agreed(reading, state)
+        alerts, tension = self._guarded(lambda: self._judge(reading), state, "no alert rules") or ([], 0.0)
+        interval = self._schedule.proposed(cost, reading.step, state.max_steps, tension)
+        self._schedule.adopt(reading.step, interval)
+        self._recorder.write(dataclasses.replace(reading, interval=interval))
+        for alert in alerts:
+            named = self._with_last_good(alert)
+            self._recorder.write(named)
+            self._act(named, control)
+
+    def _agreed(self, reading: Reading, state: TrainerState) -> tuple[Reading, Cost]:
+        """The reading with what ranks measure for themselves; all take rank zero's, so that they go on alike."""
+        own = [self._clock.add_probe(reading.seconds), float(reading.peak_bytes)]
+        own += [reading.seconds, self._clock.step_seconds(state.global_step), self._clock.spent]
+        own += [self._logged.get(key, math.nan) for key in TRAINER_KEYS]
+        overhead, peak, seconds, step, spent, *logged = ranks.from_zero(own, self._device)
+        trainer = {key: value for key, value in zip(TRAINER_KEYS, logged, strict=True) if key in self._logged}
+        agreed = dataclasses.replace(reading, seconds=seconds, overhead=overhead, peak_bytes=int(peak), trainer=trainer)
+        return agreed, Cost(seconds, step, spent)
+
+    def _judge(self, reading: Reading) -> tuple[list[Alert], float]:
+        """The alerts that a reading raises, and how near the nearest rule is to its limit."""
+        return self._detector.update(reading), self._detector.tension
+
+    def _with_last_good(self, alert: Alert) -> Alert:
+        """Names the last checkpoint that a reading without a sign came after, if it is still there."""
+        calm = self._detector.calm(alert.rule)
+        names = [checkpoint_name(step) for step in self._checkpoints if step <= calm]
+        kept = [name for name in names if os.path.isdir(self._folder / name)]  # False where it cannot be looked at
+        return alert.going_back_to(kept[-1]) if kept else alert
+
+    def _act(self, alert: Alert, control: TrainerControl) -> None:
+        if self._config.save_on_alert and not self._saved_for_alert:
+            self._saved_for_alert = control.should_save = True
+        stop_on = self._config.stop_on
+        if stop_on is not None and LEVELS.index(alert.level) >= LEVELS.index(stop_on):
+            control.should_training_stop = True
+            self._say(f"stops training at step {alert.step}: {alert.rule}, stop_on={stop_on!r}")
+
+    # --- the reference, and what a checkpoint carries
+
+    def _open(self, header: Header, home: Path | None, state: TrainerState) -> None:
+        if state.is_world_process_zero:
+            self._recorder.open(header, self._folder, state.global_step, home)
+
+    def _take_reference(self) -> None:
+        """Reads an adapter run's policy without its adapters; a full model's reference is its first reading."""
+        began = time.perf_counter()
+        ranks.together(self.probe.take_reference, self._device)
+        self._clock.add_probe(time.perf_counter() - began)
+
+    def _resume(self, state: TrainerState) -> Path | None:
+        """Continues from a checkpoint; the folder of the run that made it. None: this step has still to be probed."""
+        saved, home = load_state(state), None
+        if state.global_step > 0 and saved is not None:
+            # the Trainer does not say where it resumes from: this run's folder, or that of the run which was saved
+            home = find_reference(self.probe, saved, (self._folder, Path(saved.folder)))
+        everywhere = ranks.least(int(home is not None), self._device)
+        if saved is None or not everywhere:
+            self.probe.start = None
+            return None
+        if self._config.every == "auto":
+            self._schedule.adopt(saved.last, saved.interval)
+        self._detector.restore(saved.rules)
+        self.probe.sampler.remember(saved.at_a_time)
+        self._last_step, self._saved_for_alert = saved.last, saved.saved_for_alert
+        self._checkpoints = [*saved.checkpoints, state.global_step]
+        self._logged = dict(saved.logged)
+        return home
+
+    def _remember(self, state: TrainerState) -> None:
+        run = RunState(
+            last=self._last_step,
+            interval=self._schedule.interval,
+            rules=self._detector.state(),
+            reference=self.probe.fingerprint,
+            folder=str(self._folder.absolute()),
+            at_a_time=self.probe.sampler.at_a_time,
+            saved_for_alert=self._saved_for_alert,
+            checkpoints=self._checkpoints,
+            logged=self._logged,
+        )
+        save_state(state, run)
+
+    # --- what is said
+
+    def _report_memory(self, fitted: Mapping[str, int], step: int) -> None:
+        for what, now in self.probe.sampler.at_a_time.items():
+            if now < fitted[what]:
+                words = (
+                    f"out of memory at step {step}: the probe was repeated, and from now on it runs {now} {what}"
+                    f" at a time, not {fitted[what]}"
+                )
+                self._recorder.notice("probe_memory", step, words)
+
+    def _report_missing(self, gradients: torch.Tensor | None, reading: Reading) -> None:
+        missing = gradients is not None and bool(gradients.isnan().all()) and reading.nonfinite == 0
+        if missing and not self._said_gradients:
+            self._said_gradients = True
+            self._say("layer gradients are unavailable in this mode; gradient concentration and score are not computed")
+
+    def _guarded(self, work: Callable[[], T], state: TrainerState, otherwise: str) -> T | None:
+        """What `work` returns. None if it fails; the failure is recorded, and training continues."""
+        try:
+            return work()
+        except Exception as error:
+            words = f"{otherwise} at step {state.global_step}: {error!r}"
+            self._recorder.notice("probe_failed", state.global_step, words)
+            warnings.warn(f"spinal: {words}", stacklevel=2)
+            return None
+
+    def _say(self, text: str) -> None:
+        if ranks.rank() == 0:
+            say(f"spinal  {text}")

@@ -1,0 +1,80 @@
+"""What a checkpoint carries of a run that is being watched, and how a resumed run finds its reference again."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from transformers import TrainerState
+
+from ..probe.probe import Probe
+from ..run_folder import references
+
+KEY = "spinal_callback"  # in the Trainer's state; not the class's name, by which the Trainer would restore the callback
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What a resumed run continues with; small, JSON only, and without prompt text.
+
+    Attributes:
+        last: step of the last probe, also if it failed.
+        interval: steps from there to the next probe, with `every="auto"`.
+        rules: state of the alert rules (`Detector.state`).
+        reference: fingerprint of the sample that changes are measured from; empty: there is none.
+        folder: the run's folder, where its trace and its checkpoints are.
+        at_a_time: what fitted into memory (`Sampler.at_a_time`).
+        saved_for_alert: whether a checkpoint was asked for at an alert.
+        checkpoints: steps of the checkpoints saved so far.
+        logged: the Trainer's own numbers as it logged them last.
+    """
+
+    last: int
+    interval: int
+    rules: dict[str, Any]
+    reference: str
+    folder: str
+    at_a_time: dict[str, int] = field(default_factory=dict)
+    saved_for_alert: bool = False
+    checkpoints: list[int] = field(default_factory=list)
+    logged: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Any) -> RunState | None:
+        """None for what is no such state, or lacks a field: the run then continues as if it had been saved without."""
+        names = {f.name for f in dataclasses.fields(cls)}
+        try:
+            return cls(**{name: value for name, value in data.items() if name in names})
+        except (AttributeError, TypeError):
+            return None
+
+
+def load_state(state: TrainerState) -> RunState | None:
+    """What the checkpoint that training resumes from carries; None: it was saved without the callback."""
+    return RunState.from_json(_entries(state).get(KEY))
+
+
+def save_state(state: TrainerState, run: RunState) -> None:
+    """Puts it where the Trainer writes it into each checkpoint's `trainer_state.json`."""
+    _entries(state)[KEY] = run.to_json()
+
+
+def find_reference(probe: Probe, saved: RunState, folders: Iterable[Path]) -> Path | None:
+    """Loads the saved run's reference into `probe`; the first of the run folders that has it, or None.
+
+    Every checkpoint of a run has the same reference, so any of them will do.
+    """
+    for folder in folders:
+        if any(probe.load_start(file, saved.reference) for file in references(folder)):
+            return folder
+    return None
+
+
+def _entries(state: TrainerState) -> dict[str, Any]:
+    return cast(dict[str, Any], state.stateful_callbacks)  # the Trainer declares a list and keeps a dictionary
