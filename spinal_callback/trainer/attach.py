@@ -1,4 +1,4 @@
-"""One call for a trainer that exists: the callback, and its headline scalars in every tracker of `report_to`."""
+"""`attach(trainer)`: adds the callback to a trainer, and its headline scalars to every tracker of `report_to`."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from ..sinks.registry import TRACKERS, make_sinks
 from ..sinks.trainer_trackers import ReporterSink
 from .callback import SpinalCallback
 
-COUNTS_ROWS = INTEGRATION_TO_CALLBACK["dvclive"]  # each row of ours would push its axis one on: it is left out
+COUNTS_ROWS = INTEGRATION_TO_CALLBACK["dvclive"]  # takes the number of rows for the step: more rows would shift it
 REPORTERS: tuple[type[TrainerCallback], ...] = tuple(INTEGRATION_TO_CALLBACK.values())
 
 
 def attach(
     trainer: Trainer, config: SpinalConfig | None = None, *, sinks: Iterable[Sink | str] | None = None, **settings: Any
 ) -> SpinalCallback:
-    """Adds a `SpinalCallback` to a trainer; to be called before `trainer.train()`.
+    """Adds a `SpinalCallback` to a trainer. Call it before `trainer.train()`.
 
-    Beyond what `callbacks=[SpinalCallback()]` does, the headline scalars go to each tracker of `report_to` that has no
-    sink of its own: TensorBoard, MLflow and others, which name them as they name what the Trainer logs
+    Unlike with `callbacks=[SpinalCallback()]`, the headline scalars also go to each tracker of `report_to` that has no
+    sink: TensorBoard, MLflow and others, under the names that they give to what the Trainer logs
     (`train/spinal/late_alpha` in TensorBoard, `spinal/late_alpha` in MLflow). The Trainer's own rows, `log_history` and
-    printed log stay as they are; DVCLive, which counts rows where others take the step, is left out. The last reading
-    comes before the trackers close their runs.
+    printed log stay as they are. The last reading is taken before the trackers close their runs. DVCLive is left out:
+    it counts rows where others use the step.
 
     Args:
         trainer: a transformers or TRL trainer.
@@ -37,23 +37,24 @@ def attach(
         The callback.
 
     Raises:
-        TypeError: not a trainer.
-        ValueError: the trainer has a SpinalCallback already, or what `SpinalCallback` raises.
-        RuntimeError: the trainer is training.
+        TypeError: `trainer` is not a transformers Trainer.
+        ValueError: the trainer already has a SpinalCallback, or as `SpinalCallback`.
+        ImportError: as `SpinalCallback`.
+        RuntimeError: the trainer is already training.
     """
     if not isinstance(trainer, Trainer):
         raise TypeError(f"attach takes a transformers Trainer, got {type(trainer).__name__}")
     if trainer.is_in_train:
-        raise RuntimeError("attach(trainer) must come before trainer.train(): this trainer is training")
+        raise RuntimeError("call attach(trainer) before trainer.train(): this trainer is already training")
     callbacks = trainer.callback_handler.callbacks
     if any(isinstance(callback, SpinalCallback) for callback in callbacks):
-        raise ValueError("the trainer has a SpinalCallback already: use it, or remove it before attach(trainer)")
+        raise ValueError("the trainer already has a SpinalCallback: use it, or remove it before attach(trainer)")
     asked = make_sinks(sinks)
     served = [INTEGRATION_TO_CALLBACK[name] for name, sink in TRACKERS.items() if _has(asked, sink)]
     reporters = [c for c in callbacks if isinstance(c, REPORTERS) and not isinstance(c, (*served, COUNTS_ROWS))]
     callback = SpinalCallback(config, sinks=[*asked, *(ReporterSink(trainer, r) for r in reporters)], **settings)
     trainer.add_callback(callback)
-    callbacks.insert(0, BeforeTheOthers(callback))  # the trackers' own callbacks come before those that are added
+    callbacks.insert(0, BeforeTheOthers(callback))  # the Trainer calls its trackers before callbacks added later
     return callback
 
 
@@ -62,7 +63,7 @@ def _has(sinks: list[Any], kind: type) -> bool:
 
 
 class BeforeTheOthers(TrainerCallback):
-    """Ends the monitoring while every tracker's run is still open."""
+    """Ends the monitoring before the trackers' own callbacks close their runs."""
 
     def __init__(self, callback: SpinalCallback) -> None:
         self._callback = callback

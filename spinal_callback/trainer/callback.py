@@ -23,17 +23,17 @@ from .monitor import Monitor
 
 
 class SpinalCallback(TrainerCallback):
-    """Shows layer by layer how training reshapes a policy: `Trainer(..., callbacks=[SpinalCallback()])`.
+    """Shows layer by layer how training changes a policy: `Trainer(..., callbacks=[SpinalCallback()])`.
 
     Args:
         config: a `SpinalConfig`; or give its fields as keywords: `SpinalCallback(every=25, stop_on="error")`.
-        prompts: strings, chat message lists, or a data set. None: the trainer's evaluation data if it has been loaded
+        prompts: strings, lists of chat messages, or a data set. None: the trainer's evaluation data if they are loaded
             when training begins, else its training data.
-        sinks: `Sink` objects, or the names "wandb", "trackio" and "terminal", beside the trace file that is always
-            written. None: all that are installed (a tracker takes part where a run is open).
+        sinks: `Sink` objects, or the names "wandb", "trackio" and "terminal"; the trace file is always written. None:
+            the terminal and every installed tracker. A tracker receives records only while a run of it is open.
         fields: fields of `SpinalConfig`.
 
-    Writes `output_dir/_spinal/trace.jsonl` and at the end `report.html` beside it, and logs to W&B
+    Writes `output_dir/_spinal/trace.jsonl` and, at the end, `report.html` beside it. Logs to W&B
 
         spinal/late_alpha               mean contraction of the late window
         spinal/late_transport           mean transport of the late window, radians
@@ -63,15 +63,15 @@ class SpinalCallback(TrainerCallback):
     Other trackers get the numbers among these that are one per reading. `layer_logging` says how much W&B gets per
     layer.
 
-    A resumed run goes on with the trace and the reference of the run that made the checkpoint; with another
-    `output_dir` it takes both along, as long as the first run's folder is where it was or was moved as a whole. Where
-    no reference is found it says so: an adapter run is held against the policy without adapters, another against the
-    policy as it is then, and an older trace is kept as `trace_before_{step}.jsonl`.
+    A resumed run continues the original trace and reference, also in a new `output_dir`, if the old folder is still
+    found: where it was, or moved as a whole. If no reference is found, a line says so: changes are then measured from
+    the policy without adapters, or for a full model from the policy at that step; a trace that is in the folder is kept
+    as `trace_before_{step}.jsonl`.
 
     Raises:
-        ValueError, ImportError: before training, for whatever cannot work: a value of the configuration, the prompts, a
-            model that the lens cannot read, a folder that cannot be written, a tracker that is not installed. Once
-            training runs nothing is raised: a probe that fails warns and is recorded as missing.
+        ValueError, ImportError: before training, for what cannot work: a setting, the prompts, a model that the lens
+            cannot read, a folder that cannot be written, a tracker that is not installed. Nothing is raised during
+            training: a probe that fails is recorded, with a warning, and training continues.
     """
 
     def __init__(

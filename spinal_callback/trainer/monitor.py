@@ -132,11 +132,11 @@ class Monitor:
         reading = self._guarded(
             lambda: ranks.together(lambda: self.probe.read(step, gradients), self._device), state, "no reading"
         )
-        self._report_memory(fitted, step)
         if reading is None:
             self._clock.add_probe(time.perf_counter() - began)
             self._schedule.adopt(step, self._schedule.interval)
         else:
+            self._report_memory(fitted, step)
             self._record(reading, state, control)
             self._report_missing(gradients, reading)
         self._remember(state)

@@ -1,20 +1,21 @@
-"""When to probe: a step is due or not, by its number and by what all ranks have agreed on alone. What it cost."""
+"""When to probe (`Schedule`), and how much of the wall time probes have taken (`Clock`)."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
-FIRST = 5  # the first probe after step 0 with every="auto": by then a training step has a time
-FLOOR, CEILING = 1, 500  # steps between probes with every="auto"
-CLOSE = 5  # steps between probes while a rule is about to warn
-ADVANCE = 0.5  # share of the rest of the run's budget that may be spent before it is earned
+FIRST = 5  # steps to the first probe after step 0 with every="auto": by then the time of a training step is known
+FLOOR, CEILING = 1, 500  # fewest and most steps between two probes with every="auto"
+CLOSE = 5  # steps between two probes while a rule is about to warn
+ADVANCE = 0.5  # share of the remaining run's budget that probes may use in advance
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds: of the last probe, of a training step without probes (0 before the first), of all probes so far."""
+    """In seconds: the last probe, a training step without probes (0 before the first step), all probes so far."""
 
     probe: float
     step: float
@@ -22,11 +23,15 @@ class Cost:
 
 
 class Schedule:
-    """`due(step)` is the same on every rank: it never looks at a clock.
+    """Which steps to probe. The answer is the same on every rank: it depends on step numbers alone, on no rank's clock.
 
     Args:
-        every: steps between probes, or "auto".
-        overhead: share of wall time that probes may take with "auto".
+        every: steps between two probes, or "auto".
+        overhead: share of wall time that probes may take with "auto", in (0, 1].
+
+    Attributes:
+        last: step of the last probe.
+        interval: steps from one probe to the next.
     """
 
     def __init__(self, every: int | str, overhead: float) -> None:
@@ -39,15 +44,17 @@ class Schedule:
         return step >= self.last + self.interval
 
     def proposed(self, cost: Cost, step: int, steps: int, raised: float = 0.0) -> int:
-        """Steps from `step` until the next probe, with "auto".
+        """Steps from `step` until the next probe: `every`, or with "auto" as few as `overhead` allows.
 
-        In a calm run so many that after it probes have taken their share of the time so far, the probe at the end
-        counted, and no more. Sooner in warm-up (each interval as long as the run was then) and while a rule is about to
-        warn (down to `CLOSE` steps): the rest of the run lends that, up to `ADVANCE` of what probes may take in it.
-        `CEILING` goes before the share.
+        With "auto" the next probe comes when all probes together, that one and the one at the end of the run included,
+        have taken their share of the wall time by then. It comes earlier in two cases, as long as this uses at most
+        `ADVANCE` of what probes may take in the rest of the run: during warm-up, after as many steps as the run has
+        done; and while a rule is near its limit, after down to `CLOSE` steps. It never comes later than after `CEILING`
+        steps, also if probes take more than their share then.
 
         Args:
-            cost: the same on every rank.
+            cost: what probes and steps take; the same on every rank.
+            step, steps: optimizer steps done, and those of the whole run.
             raised: how near the nearest rule is to its limit, 0..1; the same on every rank.
         """
         if self._every != "auto":
@@ -63,23 +70,31 @@ class Schedule:
         return min(max(math.ceil(wanted - 1e-9), FLOOR), CEILING)
 
     def adopt(self, step: int, interval: int) -> None:
-        """Notes a probe at `step` and the interval that all ranks adopt after it."""
+        """Takes the step of a probe, and the interval after it that all ranks have agreed on."""
         self.last, self.interval = step, interval
 
 
 class Clock:
-    """Wall time since training began, and how much of it went into probing."""
+    """Wall time since training began, and how much of it probes have taken.
 
-    def __init__(self, step: int) -> None:
-        self._began, self._first = time.perf_counter(), step
+    Args:
+        step: optimizer steps done so far, in earlier parts of a resumed run.
+        now: seconds on a clock that only runs forward.
+
+    Attributes:
+        spent: seconds that probes have taken.
+    """
+
+    def __init__(self, step: int, now: Callable[[], float] = time.perf_counter) -> None:
+        self._now, self._began, self._first = now, now(), step
         self.spent = 0.0
 
     def add_probe(self, seconds: float) -> float:
-        """Adds a probe; returns the share of wall time spent probing so far."""
+        """Adds a probe; returns the share of the wall time so far that probes have taken."""
         self.spent += seconds
-        return self.spent / max(time.perf_counter() - self._began, 1e-9)
+        return self.spent / max(self._now() - self._began, 1e-9)
 
     def step_seconds(self, step: int) -> float:
-        """Mean time of a training step without probes; 0 before the first."""
+        """Mean seconds of a training step up to `step`, without probes; 0 before the first step has ended."""
         steps = step - self._first
-        return (time.perf_counter() - self._began - self.spent) / steps if steps else 0.0
+        return (self._now() - self._began - self.spent) / steps if steps else 0.0

@@ -1,7 +1,10 @@
 """The callback in a real DPOTrainer."""
 
+import gc
 import math
+import re
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -249,3 +252,36 @@ def test_unknown_sinks_and_both_kinds_of_settings_are_refused():
         SpinalCallback(sinks=["tensorbord"])
     with pytest.raises(ValueError, match="give config or its fields, not both: config and every"):
         SpinalCallback(SpinalConfig(), every=3)
+
+
+@pytest.mark.parametrize(
+    ("given", "right"),
+    [("evry", "every"), ("stopon", "stop_on"), ("windows", "window"), ("prompt", "prompts"), ("sink", "sinks")],
+)
+def test_an_unknown_setting_is_answered_with_the_nearest_name(given, right):
+    with pytest.raises(ValueError, match=rf"^there is no setting {given} \(got {given}=5\): did you mean {right}\?$"):
+        SpinalCallback(**{given: 5})
+
+
+@pytest.mark.parametrize("given", [25, {"every": 5}, {}, "every", 0])
+def test_what_is_no_configuration_is_refused(given):
+    words = f"config must be a SpinalConfig or None, got {given!r}: give its fields as keywords (every=25), or unpack"
+    with pytest.raises(ValueError, match=f"^{re.escape(words)}"):
+        SpinalCallback(given)
+
+
+def test_a_callback_lets_go_of_the_run_that_has_ended(tmp_path):
+    """The probe holds the model and the reference's logits: after training nobody needs them."""
+    kept = []
+
+    class Weakly(SpinalCallback):
+        def _build_probe(self, *args):
+            probe = super()._build_probe(*args)
+            kept.append(weakref.ref(probe))
+            return probe
+
+    t = trainer(tmp_path, Weakly(every=2, sinks=[], **SMALL), max_steps=2)
+    t.train()
+    gc.collect()
+    assert len(kept) == 1
+    assert kept[0]() is None

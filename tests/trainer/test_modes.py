@@ -16,6 +16,7 @@ from spinal_callback import MemorySink
 from spinal_callback.config import SpinalConfig
 from spinal_callback.probe.model_parts import without_adapters
 from spinal_callback.probe.sample import Sampler
+from spinal_callback.trainer.schedule import Clock
 
 
 def lora(**fields):
@@ -229,3 +230,16 @@ def test_the_callback_leaves_adapters_as_they_were(tmp_path, mode):
         flags, *rest = looks.seen
         seen.append(({name: flag for name, (_, flag) in flags.items()}, rest))
     assert seen[0] == seen[1]
+
+
+def test_the_reading_of_an_adapter_runs_reference_counts_as_time_spent_on_probes(tmp_path, monkeypatch):
+    seconds, memory, real = [], MemorySink(), Clock.add_probe
+
+    def add_probe(self, took):
+        seconds.append(took)
+        return real(self, took)
+
+    monkeypatch.setattr(Clock, "add_probe", add_probe)
+    run(tmp_path, MODES["lora"], twins.watcher(memory))
+    assert len(seconds) == 1 + len(memory.readings)
+    assert min(seconds) > 0

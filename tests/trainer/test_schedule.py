@@ -1,11 +1,11 @@
-"""schedule.py: which steps are due, and how long until the next probe."""
+"""schedule.py: which steps are due, how long until the next probe, and what probes have cost."""
 
 import itertools
 import math
 
 import pytest
 
-from spinal_callback.trainer.schedule import ADVANCE, CEILING, CLOSE, FIRST, FLOOR, Cost, Schedule
+from spinal_callback.trainer.schedule import ADVANCE, CEILING, CLOSE, FIRST, FLOOR, Clock, Cost, Schedule
 
 
 def probed_at(schedule, steps, interval_of=lambda step: None):
@@ -63,18 +63,25 @@ def test_auto_keeps_to_the_interval_that_was_adopted_last():
         (0.01, 1.0, 1.0, 99),  # 1 s of 100
         (0.5, 3.0, 1.0, 3),
         (0.1, 1.0, 2.0, 5),  # 4.5, rounded up
-        (0.01, 0.001, 1.0, FLOOR),
-        (1.0, 9.0, 1.0, FLOOR),
-        (0.01, 100.0, 1.0, CEILING),
-        (0.01, 1.0, 1e-9, CEILING),
-        (0.01, 1.0, 0.0, FIRST),
-        (0.01, 1.0, math.nan, FIRST),
+        (0.01, 0.001, 1.0, 1),
+        (1.0, 9.0, 1.0, 1),
+        (0.01, 100.0, 1.0, 500),
+        (0.01, 1.0, 1e-9, 500),
+        (0.01, 1.0, 0.0, 5),
+        (0.01, 1.0, math.nan, 5),
     ],
 )
 def test_auto_interval(overhead, probe, step, interval):
     """Where the budget is neither overdrawn nor saved up, and there is none to borrow."""
     cost = Cost(probe, step, 0.0)
     assert Schedule("auto", overhead).proposed(cost, 1000, 0) == interval
+
+
+@pytest.mark.parametrize(("steps", "interval"), [(12, 12), (10, 11)])
+def test_what_was_overdrawn_is_earned_before_the_next_probe(steps, interval):
+    """Half the time may go into probes of 1 s. After 10 s of training they have taken 20 s; the next takes 1 s more,
+    and so does that at the end, unless this is the end."""
+    assert Schedule("auto", 0.5).proposed(Cost(1.0, 1.0, 20.0), 10, steps) == interval
 
 
 @pytest.mark.parametrize("overhead", [0.003, 0.01, 0.2])
@@ -124,3 +131,52 @@ def test_floor_and_ceiling_hold_whatever_is_measured():
     for cost in (Cost(1e-9, 1.0, 1e-9), Cost(1e9, 1e-9, 1e9), Cost(1.0, math.inf, 1.0)):
         for raised in (0.0, 1.0):
             assert FLOOR <= Schedule("auto", 0.01).proposed(cost, 50, 100, raised) <= CEILING
+
+
+# --- the clock
+
+
+class Time:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_the_clock_tells_probing_from_training():
+    """A run resumed at step 3: 8 of its first 10 s go into four steps, 15 of its 20 s into five."""
+    time = Time()
+    clock = Clock(3, time)
+    assert clock.spent == 0.0
+    time.now += 10.0
+    assert clock.add_probe(2.0) == 0.2
+    assert clock.spent == 2.0
+    assert clock.step_seconds(7) == 2.0
+    time.now += 10.0
+    assert clock.add_probe(3.0) == 0.25
+    assert clock.spent == 5.0
+    assert clock.step_seconds(8) == 3.0
+
+
+def test_the_time_of_a_step_is_not_known_before_the_first():
+    time = Time()
+    clock = Clock(3, time)
+    time.now += 10.0
+    assert clock.step_seconds(3) == 0.0
+    assert clock.step_seconds(4) == 10.0
+
+
+def test_a_clock_that_has_not_moved_divides_by_nothing():
+    clock = Clock(0, Time())
+    assert clock.add_probe(0.0) == 0.0
+    assert math.isfinite(clock.add_probe(1.0))
+
+
+def test_the_clock_is_the_machines():
+    clock = Clock(0)
+    shares = [clock.add_probe(0.0), clock.add_probe(1e-6), clock.add_probe(1e6)]
+    assert shares[0] == 0.0
+    assert shares[1] < 1e3 < shares[2], "seconds, of a clock that has just begun"
