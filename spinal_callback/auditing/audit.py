@@ -17,7 +17,7 @@ from ..run_folder import checkpoint_name, checkpoints
 from ..traces import Trace, load_trace
 from .checkpoints import Checkpoint, find
 from .p_values import student_t
-from .reader import CheckpointReader, CheckpointReadings, Plan, configured
+from .reader import CheckpointReader, CheckpointReadings, Plan
 from .results import Audit
 from .significance import paired, turning_points
 
@@ -57,7 +57,7 @@ def audit(
             differ in depth or vocabulary, or `Probe` refuses the model; the message says what to do.
     """
     student_t()
-    config = configured(config, fields)
+    config = SpinalConfig.of(config, fields, ("base", "prompts", "adapter", "device_map"))
     run = checkpoints(Path(model)) if adapter is None else {}
     plan = _run(Path(model), run, base) if run else _pair(model, base, adapter)
     read = CheckpointReader(plan, prompts, config, device_map).read_all()

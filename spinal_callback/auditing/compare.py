@@ -50,11 +50,12 @@ def _compare_checkpoints(
     a: str, b: str, prompts: Any, config: SpinalConfig | None, device_map: Any, fields: dict[str, Any]
 ) -> Comparison:
     from .checkpoints import find  # these stand on torch and transformers, which take seconds to import
-    from .reader import CheckpointReader, configured
+    from .reader import CheckpointReader
     from .significance import paired
 
+    config = SpinalConfig.of(config, fields, ("prompts", "device_map"))
     plan = {0: find(a), 1: find(b)}
-    read = CheckpointReader(plan, prompts, configured(config, fields), device_map).read_all()
+    read = CheckpointReader(plan, prompts, config, device_map).read_all()
     changes = paired(read.samples[0], read.samples[1], read.header.window)
     return Comparison(read.names[0], read.names[1], changes, read.readings[1].displacement)
 

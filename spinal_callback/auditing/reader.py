@@ -25,12 +25,6 @@ from .checkpoints import Checkpoint, entrance
 Plan = dict[int, Checkpoint]  # step -> what to read, in order
 
 
-def configured(config: SpinalConfig | None, fields: dict[str, Any]) -> SpinalConfig:
-    if config is not None and fields:
-        raise ValueError(f"give config or its fields, not both: config and {', '.join(fields)}")
-    return config or SpinalConfig(**fields)
-
-
 @dataclass(frozen=True)
 class CheckpointReadings:
     """What was read of the checkpoints, in order.
