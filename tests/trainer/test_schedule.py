@@ -84,6 +84,18 @@ def test_what_was_overdrawn_is_earned_before_the_next_probe(steps, interval):
     assert Schedule("auto", 0.5).proposed(Cost(1.0, 1.0, 20.0), 10, steps) == interval
 
 
+@pytest.mark.parametrize(("spent", "interval"), [(106.0, 10), (108.0, 46)])
+def test_warm_up_borrows_no_more_than_the_rest_of_the_run_may_lend(spent, interval):
+    """Half the time may go into probes; step 10 of 100, of 2 s each: 20 s are earned, and 90 s may be borrowed. With the
+    next probe and the last, of 2 s each, the first run needs just as much, the second 2 s more: it waits instead."""
+    assert Schedule("auto", 0.5).proposed(Cost(2.0, 2.0, spent), 10, 100) == interval
+
+
+@pytest.mark.parametrize(("probe", "interval"), [(499.0, 10), (500.0, 500)])
+def test_a_probe_that_the_ceiling_makes_too_frequent_borrows_nothing(probe, interval):
+    assert Schedule("auto", 0.5).proposed(Cost(probe, 1.0, probe), 10, 10_000) == interval
+
+
 @pytest.mark.parametrize("overhead", [0.003, 0.01, 0.2])
 @pytest.mark.parametrize("probe", [0.7, 2.0, 6.0])
 @pytest.mark.parametrize("raised", [0.0, 0.4, 1.0])
