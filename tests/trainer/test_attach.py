@@ -198,7 +198,7 @@ def test_what_is_no_trainer_is_refused():
 def test_a_trainer_is_attached_to_once(tmp_path):
     trainer = twins.dpo(tmp_path)
     attach(trainer, sinks=[])
-    with pytest.raises(ValueError, match="the trainer has a SpinalCallback already: use it, or remove it"):
+    with pytest.raises(ValueError, match="the trainer already has a SpinalCallback: use it, or remove it"):
         attach(trainer)
 
 
@@ -208,5 +208,5 @@ def test_a_trainer_that_trains_is_refused(tmp_path):
             attach(trainer)
 
     trainer = twins.dpo(tmp_path, Late())
-    with pytest.raises(RuntimeError, match=r"attach\(trainer\) must come before trainer.train\(\): this trainer is"):
+    with pytest.raises(RuntimeError, match=r"call attach\(trainer\) before trainer.train\(\): this trainer is"):
         trainer.train()

@@ -86,8 +86,8 @@ def test_what_was_overdrawn_is_earned_before_the_next_probe(steps, interval):
 
 @pytest.mark.parametrize(("spent", "interval"), [(106.0, 10), (108.0, 46)])
 def test_warm_up_borrows_no_more_than_the_rest_of_the_run_may_lend(spent, interval):
-    """Half the time may go into probes; step 10 of 100, of 2 s each: 20 s are earned, and 90 s may be borrowed. With the
-    next probe and the last, of 2 s each, the first run needs just as much, the second 2 s more: it waits instead."""
+    """Half the time may go into probes. At step 10 of 100, of 2 s each, 20 s are earned and 90 s may be borrowed. The
+    next probe and the last take 2 s each: the first run then needs just as much, the second 2 s more and waits."""
     assert Schedule("auto", 0.5).proposed(Cost(2.0, 2.0, spent), 10, 100) == interval
 
 
