@@ -1,7 +1,10 @@
 """config.py: every value of the configuration is checked when it is made."""
 
+import copy
 import dataclasses
+import inspect
 import json
+import pickle
 import re
 
 import pytest
@@ -68,6 +71,64 @@ def test_lists_from_json_are_taken_for_tuples():
     assert SpinalConfig(**json.loads(json.dumps(config.to_json()))) == config
     with pytest.raises(ValueError, match=WINDOW):
         SpinalConfig(window=[30, 21])
+
+
+@pytest.mark.parametrize(
+    ("given", "right"), [("evry", "every"), ("num_prompt", "num_prompts"), ("stopon", "stop_on"), ("windw", "window")]
+)
+def test_an_unknown_field_is_answered_with_the_nearest(given, right):
+    words = rf"^there is no setting {given} \(got {given}=5\): did you mean {right}\?$"
+    with pytest.raises(ValueError, match=words):
+        SpinalConfig(**{given: 5})
+    with pytest.raises(ValueError, match=words):
+        dataclasses.replace(SpinalConfig(), **{given: 5})
+    with pytest.raises(ValueError, match=words):
+        SpinalConfig.of(None, {"seed": 1, given: 5})
+
+
+def test_an_unknown_field_that_is_near_none_is_answered_with_all():
+    names = ", ".join(field.name for field in dataclasses.fields(SpinalConfig))
+    words = re.escape(f"there is no setting colour (got colour='red'): the settings are {names}")
+    with pytest.raises(ValueError, match=f"^{words}$"):
+        SpinalConfig(colour="red")
+
+
+def test_an_argument_of_the_function_may_be_what_was_meant():
+    with pytest.raises(ValueError, match=r"no setting prompt \(got prompt=1\): did you mean prompts\?$"):
+        SpinalConfig.of(None, {"prompt": 1}, ("prompts",))
+    with pytest.raises(ValueError, match=r"no setting prompt \(got prompt=1\): did you mean num_prompts\?$"):
+        SpinalConfig.of(None, {"prompt": 1})
+
+
+def test_settings_come_as_an_object_or_as_keywords():
+    config = SpinalConfig(every=5)
+    assert SpinalConfig.of(config, {}) is config
+    assert SpinalConfig.of(None, {"every": 5}) == config
+    assert SpinalConfig.of(None, {}) == SpinalConfig()
+    with pytest.raises(ValueError, match=r"^give config or its fields, not both: config and every, seed$"):
+        SpinalConfig.of(config, {"every": 5, "seed": 1})
+
+
+@pytest.mark.parametrize("given", [25, {"every": 5}, {}, "every", 0, SpinalConfig])
+def test_what_is_no_configuration_is_refused(given):
+    words = re.escape(
+        f"config must be a SpinalConfig or None, got {given!r}: give its fields as keywords (every=25), or unpack a"
+        " dictionary of them (**settings)"
+    )
+    with pytest.raises(ValueError, match=f"^{words}$"):
+        SpinalConfig.of(given, {})
+
+
+def test_editors_see_the_fields():
+    assert list(inspect.signature(SpinalConfig).parameters) == [
+        field.name for field in dataclasses.fields(SpinalConfig)
+    ]
+
+
+def test_a_configuration_can_be_copied_and_sent():
+    config = SpinalConfig(every=5, window=(2, 3))
+    assert copy.deepcopy(config) == config
+    assert pickle.loads(pickle.dumps(config)) == config
 
 
 def test_the_configuration_is_frozen():

@@ -39,6 +39,29 @@ def test_what_is_no_sink_is_refused(wrong, words):
         SpinalCallback(sinks=[wrong])
 
 
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ([MemorySink], r"sinks must be Sink objects, got the class MemorySink: write MemorySink\(\)"),
+        (MemorySink(), r"sinks must be a list, got <.*MemorySink object at .*>: put it in brackets, sinks=\[\.\.\.\]"),
+        (MemorySink, r"sinks must be a list, got <class .*MemorySink'>: put it in brackets, .*"),
+        (42, r"sinks must be a list, got 42: put it in brackets, .*"),
+    ],
+)
+def test_a_class_or_a_sink_outside_a_list_is_refused(wrong, words):
+    with pytest.raises(ValueError, match=f"^{words}$"):
+        SpinalCallback(sinks=wrong)
+
+
+def test_an_object_that_can_write_is_a_sink():
+    class Own:
+        def write(self, record):
+            """Of a user who knows nothing of ours."""
+
+    own = Own()
+    assert make_sinks([own]) == [own]
+
+
 def test_a_name_outside_a_list_is_refused():
     with pytest.raises(ValueError, match=r'^sinks must be a list, got "terminal": write sinks=\["terminal"\]$'):
         SpinalCallback(sinks="terminal")
