@@ -42,9 +42,8 @@ def test_an_error_stops_the_run_and_says_where_to_go_back_to(stopped):
     folder, memory, trainer = stopped
     error = next(a for a in memory.alerts if a.level == "error")
     assert BREAKS <= error.since <= error.step == trainer.state.global_step < 12
-    assert (
-        error.last_good == "checkpoint-4" and (folder / error.last_good).is_dir()
-    )  # 6 was saved in the step that broke
+    assert error.last_good == "checkpoint-4"
+    assert (folder / error.last_good).is_dir()  # 6 was saved in the step that broke
     assert error.action.endswith(", or go back to checkpoint-4")
 
 
@@ -95,7 +94,8 @@ def test_without_a_checkpoint_none_is_named(tmp_path):
     memory = MemorySink()
     watching = SpinalCallback(sinks=[memory], every=1, num_prompts=16, stop_on="warn")
     twins.dpo(tmp_path, Throws(), watching, learning_rate=1e-6, max_steps=12).train()
-    assert memory.alerts and all(a.last_good == "" and "go back" not in a.action for a in memory.alerts)
+    assert memory.alerts
+    assert all(a.last_good == "" and "go back" not in a.action for a in memory.alerts)
 
 
 def test_a_checkpoint_that_is_gone_is_not_named(tmp_path):
@@ -103,7 +103,8 @@ def test_a_checkpoint_that_is_gone_is_not_named(tmp_path):
     watching = SpinalCallback(sinks=[memory], every=5, num_prompts=16, stop_on="warn")
     limited = {**SAVING, "save_total_limit": 1}
     twins.dpo(tmp_path, Throws(), watching, learning_rate=1e-6, **limited).train()
-    assert memory.alerts and all(a.last_good == "" for a in memory.alerts)  # at step 10 only checkpoint-8 is left
+    assert memory.alerts
+    assert all(a.last_good == "" for a in memory.alerts)  # at step 10 only checkpoint-8 is left
 
 
 def test_limits_come_from_the_rules_file(tmp_path):
@@ -111,7 +112,8 @@ def test_limits_come_from_the_rules_file(tmp_path):
     (tmp_path / "rules.json").write_text(json.dumps({"rules": rules}))
     memory = MemorySink()
     trainer = broken(tmp_path, memory, stop_on="warn", rules=str(tmp_path / "rules.json"))
-    assert trainer.state.global_step == 12 and memory.alerts == []
+    assert trainer.state.global_step == 12
+    assert memory.alerts == []
 
 
 def test_a_bad_rules_file_is_refused_before_training(tmp_path):
@@ -129,7 +131,8 @@ def test_a_resumed_run_raises_the_alerts_of_an_uninterrupted_one(tmp_path):
     twins.dpo(tmp_path, Throws(), Cut(), SpinalCallback(sinks=[first], every=1, num_prompts=16), **until).train()
     going_on = SpinalCallback(sinks=[second], every=1, num_prompts=16)
     twins.dpo(tmp_path, Throws(), going_on, **until).train(resume_from_checkpoint=True)
-    assert first.alerts and second.alerts
+    assert first.alerts
+    assert second.alerts
     told = [
         [(a.step, a.rule, a.level, a.layers, a.since, a.last_good) for a in s]
         for s in (first.alerts + second.alerts, whole.alerts)

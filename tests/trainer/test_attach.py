@@ -114,12 +114,16 @@ def test_the_trainers_own_rows_stay_as_they_are(runs):
         return {k: v for k, v in row.items() if "spinal" not in k and not any(c in k for c in CLOCKS)}
 
     (plain, log), (attached, log_attached) = runs["plain"], runs["attached"]
-    assert [own(row) for row in log] == [own(row) for row in log_attached] and len(log) == 3
+    assert [own(row) for row in log] == [own(row) for row in log_attached]
+    assert len(log) == 3
     assert not any("spinal" in name for row in log_attached for name in row)
-    assert own(tensorboard(plain)) == own(tensorboard(attached)) and "train/loss" in own(tensorboard(plain))
-    assert own(mlflow(plain)) == own(mlflow(attached)) and "loss" in own(mlflow(plain))
+    assert own(tensorboard(plain)) == own(tensorboard(attached))
+    assert "train/loss" in own(tensorboard(plain))
+    assert own(mlflow(plain)) == own(mlflow(attached))
+    assert "loss" in own(mlflow(plain))
     rows = [[own(row) for _, row in trackio(folder) if "train/loss" in row] for folder in (plain, attached)]
-    assert rows[0] == rows[1] and len(rows[0]) == 2
+    assert rows[0] == rows[1]
+    assert len(rows[0]) == 2
 
 
 # --- in this process
@@ -154,9 +158,11 @@ def test_the_last_reading_comes_before_the_trackers_close(tmp_path, monkeypatch)
     callback = attach(trainer, every=2, num_prompts=16, sinks=[memory])
     trainer.add_callback(StopsLate())
     trainer.train()
-    assert isinstance(callback, SpinalCallback) and [r.step for r in memory.readings] == [0, 2, 3]
+    assert isinstance(callback, SpinalCallback)
+    assert [r.step for r in memory.readings] == [0, 2, 3]
     assert [t[0] for t in reporter.told if "spinal/late_alpha" in t[1]] == [0, 2, 3]
-    assert reporter.told[-1] == "end" and trainer.state.global_step == 3
+    assert reporter.told[-1] == "end"
+    assert trainer.state.global_step == 3
 
 
 def test_a_tracker_that_fails_is_dropped_by_its_name(tmp_path, monkeypatch):

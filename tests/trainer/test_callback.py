@@ -40,17 +40,24 @@ def test_probes_at_the_start_every_n_steps_and_at_the_end(run):
 
 def test_the_trace_says_what_was_read(run):
     t, _, trace = run
-    assert trace.header.layers == 9 and trace.header.window == (7, 9) and trace.header.prompts == 20
+    assert trace.header.layers == 9
+    assert trace.header.window == (7, 9)
+    assert trace.header.prompts == 20
     assert SpinalConfig(**trace.header.config) == SpinalConfig(every=3, **SMALL)
     assert (Path(t.args.output_dir) / "_spinal" / "trace.jsonl").exists()
 
 
 def test_step_zero_is_the_reference(run):
     first, *later = run[1].readings
-    assert first.displacement == 0 and first.delta["alpha"] == 0 and first.delta["transport"] == 0
-    assert math.isnan(first.score) and math.isnan(first.localization)  # no gradients and no change yet
+    assert first.displacement == 0
+    assert first.delta["alpha"] == 0
+    assert first.delta["transport"] == 0
+    assert math.isnan(first.score)
+    assert math.isnan(first.localization)  # no gradients and no change yet
     for reading in later:
-        assert reading.displacement > 0 and 0 < reading.localization < 1 and math.isfinite(reading.score)
+        assert reading.displacement > 0
+        assert 0 < reading.localization < 1
+        assert math.isfinite(reading.score)
 
 
 def test_the_last_reading_is_that_of_the_trained_weights(run):
@@ -72,7 +79,8 @@ def test_prompts_come_from_the_tokenized_training_data(run):
     t, _, _ = run
     probe = twins.probe_of(t)
     known = {tuple(ids) for ids in t.train_dataset["prompt_ids"]}
-    assert len(probe.prompts.ids) == 20 and all(tuple(ids) in known for ids in probe.prompts.ids)
+    assert len(probe.prompts.ids) == 20
+    assert all(tuple(ids) in known for ids in probe.prompts.ids)
 
 
 def test_gradient_concentration_is_that_of_the_gradients_before_the_step(tmp_path):
@@ -153,9 +161,11 @@ def test_a_failing_probe_is_recorded_and_training_goes_on(tmp_path, monkeypatch)
     with pytest.warns(UserWarning, match="no reading at step 2: RuntimeError"):
         t.train()
     assert t.state.global_step == 4
-    assert steps(memory.readings) == [0, 4] and steps(memory.notices) == [2]
+    assert steps(memory.readings) == [0, 4]
+    assert steps(memory.notices) == [2]
     (notice,) = load_trace(tmp_path).notices
-    assert notice.event == "probe_failed" and "no luck" in notice.message
+    assert notice.event == "probe_failed"
+    assert "no luck" in notice.message
     assert notice.action == "if this keeps happening, open an issue (training continues)"
     assert memory.alerts == []
 
@@ -176,7 +186,9 @@ def test_nan_is_recorded_as_null_and_stops_when_asked(tmp_path):
     t.train()
     assert t.state.global_step == 2
     last = load_trace(tmp_path).readings[-1]
-    assert last.nonfinite > 0 and not math.isnan(last.alpha[3]) and math.isnan(last.alpha[4])
+    assert last.nonfinite > 0
+    assert not math.isnan(last.alpha[3])
+    assert math.isnan(last.alpha[4])
     assert '"score": null' in (tmp_path / "_spinal" / "trace.jsonl").read_text()
     assert [(a.rule, a.level, a.step) for a in memory.alerts] == [("nonfinite", "error", 2)]
     assert (tmp_path / "checkpoint-2").exists()
@@ -186,7 +198,9 @@ def test_a_healthy_run_neither_alerts_nor_stops_nor_saves(tmp_path):
     memory = MemorySink()
     t = trainer(tmp_path, SpinalCallback(every=1, stop_on="warn", save_on_alert=True, sinks=[memory], **SMALL))
     t.train()
-    assert t.state.global_step == 4 and memory.alerts == [] and not list(tmp_path.glob("checkpoint-*"))
+    assert t.state.global_step == 4
+    assert memory.alerts == []
+    assert not list(tmp_path.glob("checkpoint-*"))
 
 
 def test_a_sink_that_throws_is_dropped_and_the_others_go_on(tmp_path):
@@ -200,7 +214,8 @@ def test_a_sink_that_throws_is_dropped_and_the_others_go_on(tmp_path):
     t = trainer(tmp_path, SpinalCallback(every=2, sinks=[bad, good], **SMALL))
     with pytest.warns(UserWarning, match="Throws failed and is dropped"):
         t.train()
-    assert steps(bad.readings) == [0] and steps(good.readings) == [0, 2, 4]
+    assert steps(bad.readings) == [0]
+    assert steps(good.readings) == [0, 2, 4]
 
 
 def test_fewer_prompts_than_asked_are_recorded(tmp_path):

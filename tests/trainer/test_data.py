@@ -49,7 +49,8 @@ def test_answers_are_read_token_by_token(tmp_path):
     twins.outcome(trainer)
     prompts, _, read = told_by_the_reference(trainer)
     rows = {tuple(r["prompt_ids"] + r["chosen_ids"]): len(r["chosen_ids"]) for r in trainer.train_dataset}
-    assert [rows[tuple(ids)] for ids in prompts.ids] == prompts.answers and min(prompts.answers) > 1
+    assert [rows[tuple(ids)] for ids in prompts.ids] == prompts.answers
+    assert min(prompts.answers) > 1
     # every position whose next token is one of the answer's, as a prompt of its own
     cut = [
         [ids[:end] for end in range(len(ids) - n, len(ids))]
@@ -61,7 +62,8 @@ def test_answers_are_read_token_by_token(tmp_path):
     moved = reference.transport(told["z"])
     means = [[step[[k for k, o in enumerate(owner) if o == i]].mean() for i in range(len(cut))] for step in moved]
     assert last.transport == pytest.approx([reference.mean(m) for m in means], abs=1e-5)
-    assert last.displacement > 0 and memory.readings[0].displacement == 0
+    assert last.displacement > 0
+    assert memory.readings[0].displacement == 0
 
 
 def test_transport_over_the_likeliest_tokens(tmp_path):
@@ -153,7 +155,8 @@ def test_a_model_given_as_a_folder_brings_its_tokenizer(tmp_path):
         callbacks=[twins.watcher(memory, prompts=[f"w{i} w{i + 1}" for i in range(16)])],
     )
     trainer.train()
-    assert trainer.processing_class is not None and len(memory.readings) == 7
+    assert trainer.processing_class is not None
+    assert len(memory.readings) == 7
     assert load_trace(tmp_path).header.model == str(tmp_path / "model")
 
 

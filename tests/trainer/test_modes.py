@@ -73,7 +73,8 @@ def check_twins(tmp_path, made, **settings):
     assert with_it == without
     assert [r.step for r in memory.readings] == list(range(7))
     displacement = [r.displacement for r in memory.readings]
-    assert displacement[0] == 0 and all(d > 0 for d in displacement[1:])
+    assert displacement[0] == 0
+    assert all(d > 0 for d in displacement[1:])
     assert all(0 < r.gradient_concentration < 1 for r in memory.readings[1:])
     return trainer
 
@@ -124,7 +125,8 @@ def test_twins_qlora(tmp_path, double):
 
     trainer = check_twins(tmp_path, made)
     layer = trainer.model.get_base_model().model.layers[0].self_attn.q_proj.base_layer
-    assert type(layer).__module__.startswith("bitsandbytes") and layer.weight.dtype == torch.uint8
+    assert type(layer).__module__.startswith("bitsandbytes")
+    assert layer.weight.dtype == torch.uint8
 
 
 @pytest.mark.skipif(
@@ -178,7 +180,8 @@ def test_a_trained_adapter_without_trls_copy_is_held_against_the_base_model(tmp_
     trainer, _ = run(tmp_path, lambda: {"model": users_own()()["model"]}, twins.watcher(memory), train=twins.plain)
     probe = twins.probe_of(trainer)
     assert same(probe.start, read_alone(twins.policy(), probe.prompts))
-    assert memory.readings[0].step == 0 and memory.readings[0].displacement > 0.1
+    assert memory.readings[0].step == 0
+    assert memory.readings[0].displacement > 0.1
 
 
 def adapter_state(model):
@@ -205,7 +208,8 @@ def test_adapters_come_back_as_they_were(with_ref, fails):
     before = adapter_state(model)
     try:
         with without_adapters(model) as has_adapters:
-            assert has_adapters and (model.active_adapter == "ref") == with_ref
+            assert has_adapters
+            assert (model.active_adapter == "ref") == with_ref
             assert model._adapters_disabled != with_ref
             if fails:
                 raise RuntimeError("out of luck")

@@ -33,10 +33,12 @@ def test_an_alert_is_not_raised_twice(tmp_path):
     assert (tmp_path / "checkpoint-3").exists()
     memory = MemorySink()
     resumed = part(tmp_path, watcher(memory), until=8, resume=True)
-    assert memory.alerts == [] and all(r.nonfinite > 0 for r in memory.readings)
+    assert memory.alerts == []
+    assert all(r.nonfinite > 0 for r in memory.readings)
     assert [(a.rule, a.step) for a in load_trace(tmp_path).alerts] == [("nonfinite", 3)]
     saved = resumed.state.stateful_callbacks[KEY]
-    assert saved["rules"]["alarms"]["nonfinite"]["error"]["raised"] is True and saved["saved_for_alert"] is True
+    assert saved["rules"]["alarms"]["nonfinite"]["error"]["raised"] is True
+    assert saved["saved_for_alert"] is True
 
 
 def test_the_count_of_alerts_goes_on(tmp_path):
@@ -60,5 +62,7 @@ def test_the_count_of_alerts_in_wandb_goes_on(tmp_path):
         wandb.teardown()
         counts[name] = [row["spinal/alerts"] for row in history(inspect(tmp_path / name))]
     raised = len([a for a in load_trace(tmp_path / "run").alerts if a.step <= 4])
-    assert counts["run"][0] == 0 and counts["run"][-1] == raised > 0
-    assert counts["resumed"][0] == raised and counts["new"][0] == 0
+    assert counts["run"][0] == 0
+    assert counts["run"][-1] == raised > 0
+    assert counts["resumed"][0] == raised
+    assert counts["new"][0] == 0

@@ -17,7 +17,8 @@ def test_a_checkpoint_torn_from_its_run_starts_a_new_baseline_and_says_so(tmp_pa
     memory = MemorySink()
     part(tmp_path / "second", twins.watcher(memory), until=8, resume=str(tmp_path / "alone"))
     assert capsys.readouterr().out.count("changes are measured from the policy as it is now") == 1
-    assert [r.step for r in memory.readings] == [4, 5, 6, 7, 8] and memory.readings[0].displacement == 0
+    assert [r.step for r in memory.readings] == [4, 5, 6, 7, 8]
+    assert memory.readings[0].displacement == 0
 
 
 def test_a_checkpoint_made_without_the_callback(tmp_path, capsys):
@@ -25,7 +26,8 @@ def test_a_checkpoint_made_without_the_callback(tmp_path, capsys):
     memory = MemorySink()
     part(tmp_path, twins.watcher(memory), until=8, resume=True)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("spinal")]
-    assert len(lines) == 1 and "changes are measured from the policy as it is now" in lines[0]
+    assert len(lines) == 1
+    assert "changes are measured from the policy as it is now" in lines[0]
     assert [r.step for r in memory.readings] == [r["step"] for r in told(tmp_path)["readings"]] == [4, 5, 6, 7, 8]
     assert [r.displacement > 0 for r in memory.readings] == [False, True, True, True, True]
 
@@ -37,14 +39,16 @@ def test_an_adapter_run_has_its_reference_even_then(tmp_path, whole, capsys):
     assert capsys.readouterr().out.count("changes are measured from the policy without adapters") == 1
     late = [r for r in without_logs(told(tmp_path / "with")) if r["step"] >= 4]
     resumed = without_logs(told(tmp_path / "without"))
-    assert resumed[1:] == late[1:] and resumed[0]["displacement"] == late[0]["displacement"] > 0
+    assert resumed[1:] == late[1:]
+    assert resumed[0]["displacement"] == late[0]["displacement"] > 0
 
 
 def test_the_callback_can_be_dropped_and_taken_up_again(tmp_path, whole):
     """Steps 5 and 6 are trained without it. What comes after is held against the first run's step 0."""
     part(tmp_path, twins.watcher(), until=4)
     dropped = part(tmp_path, until=6, resume=True)
-    assert dropped.state.global_step == 6 and not (tmp_path / "checkpoint-6" / REFERENCE_FILE).exists()
+    assert dropped.state.global_step == 6
+    assert not (tmp_path / "checkpoint-6" / REFERENCE_FILE).exists()
     part(tmp_path, twins.watcher(), until=8, resume=True)
     expected = [r for r in without_logs(told(whole)) if r["step"] not in (5, 6)]
     assert without_logs(told(tmp_path)) == expected

@@ -116,7 +116,8 @@ def test_a_long_run_is_looked_at_more_often_in_its_warm_up():
 
 @pytest.mark.parametrize("steps", [300, 1000, 5000])
 def test_the_probe_at_the_end_is_saved_up_for(steps):
-    assert len(run(steps, 1.0)) <= max(steps / 99, 3) and run(steps, 1.0)[-1] == steps
+    assert len(run(steps, 1.0)) <= max(steps / 99, 3)
+    assert run(steps, 1.0)[-1] == steps
 
 
 def test_a_short_run_spends_no_more_than_the_probes_it_cannot_do_without():
@@ -127,16 +128,20 @@ def test_a_rule_that_is_about_to_warn_is_watched_closely_as_long_as_the_budget_l
     calm, near = run(10_000, 1.0), run(10_000, 1.0, raised=lambda step: float(3000 <= step < 3200))
     assert [step for step in near if step < 3000] == [step for step in calm if step < 3000]
     watched = [step for step in near if 3000 <= step < 3200]
-    assert len(watched) >= 20 and {b - a for a, b in itertools.pairwise(watched)} == {CLOSE}
+    assert len(watched) >= 20
+    assert {b - a for a, b in itertools.pairwise(watched)} == {CLOSE}
     assert len(near) <= len(calm) + 1, "later probes pay for it"
     always = run(10_000, 1.0, raised=lambda step: 1.0)
-    assert always[20] == 20 * CLOSE and len([s for s in always if s <= 400]) <= ADVANCE * 10_400 / 99 + 2
+    assert always[20] == 20 * CLOSE
+    assert len([s for s in always if s <= 400]) <= ADVANCE * 10_400 / 99 + 2
 
 
 def test_how_near_a_rule_is_counts_by_degrees():
     cost = Cost(1.0, 1.0, 5.0)
     gaps = [Schedule("auto", 0.01).proposed(cost, 2000, 100_000, raised) for raised in (0.0, 0.5, 1.0)]
-    assert gaps[0] == 99 and CLOSE < gaps[1] < 99 and gaps[2] == CLOSE
+    assert gaps[0] == 99
+    assert CLOSE < gaps[1] < 99
+    assert gaps[2] == CLOSE
 
 
 def test_floor_and_ceiling_hold_whatever_is_measured():

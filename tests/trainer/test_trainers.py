@@ -122,7 +122,8 @@ def test_prompts_are_the_trainers_own(tmp_path, name):
     trainer.args.max_steps = 1
     trainer.train()
     read = [tuple(ids) for ids in twins.probe_of(trainer).prompts.ids]
-    assert len(read) == 12 and set(read) <= known
+    assert len(read) == 12
+    assert set(read) <= known
     assert [r.step for r in load_trace(tmp_path).readings] == [0, 1]
 
 
@@ -136,7 +137,8 @@ def test_answers_are_read_where_the_trainer_has_them(tmp_path, name):
         tuple(row["input_ids"] if "input_ids" in row else row["prompt_ids"] + row["completion_ids"])
         for row in trainer.train_dataset
     }
-    assert {tuple(ids) for ids in prompts.ids} <= whole and min(prompts.answers) > 0
+    assert {tuple(ids) for ids in prompts.ids} <= whole
+    assert min(prompts.answers) > 0
 
 
 def test_a_reward_model_is_refused(tmp_path):
