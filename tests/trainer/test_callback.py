@@ -13,6 +13,7 @@ import tiny
 import torch
 import twins
 from training import trainer
+from transformers import TrainerCallback
 
 from spinal_callback import MemorySink, Reading, SpinalCallback, SpinalConfig, load_trace
 from spinal_callback.probe.sample import Sampler
@@ -85,7 +86,6 @@ def test_prompts_come_from_the_tokenized_training_data(run):
 
 def test_gradient_concentration_is_that_of_the_gradients_before_the_step(tmp_path):
     """Against norms taken by a callback of our own, summed in float64."""
-    from transformers import TrainerCallback
 
     class Norms(TrainerCallback):
         def __init__(self):
@@ -136,7 +136,6 @@ def test_weights_and_logs_are_those_without_the_callback(tmp_path):
 
 def test_the_twins_would_tell_a_disturbance(tmp_path):
     """The same comparison sees a callback that draws one random number a step."""
-    from transformers import TrainerCallback
 
     class Draws(TrainerCallback):
         def on_step_end(self, *args, **kwargs):
@@ -172,7 +171,6 @@ def test_a_failing_probe_is_recorded_and_training_goes_on(tmp_path, monkeypatch)
 
 def test_nan_is_recorded_as_null_and_stops_when_asked(tmp_path):
     """The loss is made NaN by a weight set to NaN after step 2."""
-    from transformers import TrainerCallback
 
     class Break(TrainerCallback):
         def on_step_end(self, args, state, control, model=None, **kwargs):

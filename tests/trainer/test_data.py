@@ -9,6 +9,7 @@ import torch
 import twins
 from datasets import Dataset, IterableDataset
 from torch.utils.data import Dataset as TorchDataset
+from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
 from spinal_callback import MemorySink, load_trace
@@ -143,6 +144,28 @@ def test_evaluation_in_between_is_left_alone(tmp_path):
     assert sum("eval_loss" in row for row in trainer.state.log_history) == 3
 
 
+class StopsLate(TrainerCallback):
+    """Ends training after step 3, when our callback has seen the step already."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step == 3
+
+
+@pytest.mark.parametrize(("best", "steps"), [(True, [0, 2]), (False, [0, 2, 3])])
+def test_the_best_checkpoints_weights_are_not_taken_for_the_last_steps(tmp_path, best, steps):
+    memory = MemorySink()
+    twins.dpo(
+        tmp_path,
+        twins.watcher(memory, every=2),
+        StopsLate(),
+        trainer={"ref_model": twins.reference_model(), "eval_dataset": tiny.preferences(4, 5)},
+        load_best_model_at_end=best,
+        **{f"{what}_strategy": "steps" for what in ("eval", "save")},
+        **{f"{what}_steps": 1 for what in ("eval", "save")},
+    ).train()
+    assert [r.step for r in memory.readings] == steps
+
+
 def test_a_model_given_as_a_folder_brings_its_tokenizer(tmp_path):
     """`processing_class=None`: TRL loads it beside the model."""
     twins.policy().save_pretrained(tmp_path / "model")
@@ -183,7 +206,6 @@ def test_labels_that_train_on_everything_make_the_row_a_prompt(tmp_path):
 
 def test_missing_gradients_are_said_once(tmp_path, capsys):
     """As under DeepSpeed, which keeps the gradients to itself."""
-    from transformers import TrainerCallback
 
     class Hides(TrainerCallback):
         def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):

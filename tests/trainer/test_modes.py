@@ -10,7 +10,7 @@ import tiny
 import torch
 import twins
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallback
 
 from spinal_callback import MemorySink
 from spinal_callback.config import SpinalConfig
@@ -221,7 +221,6 @@ def test_adapters_come_back_as_they_were(with_ref, fails):
 @pytest.mark.parametrize("mode", ["lora", "users_own_modules_to_save", "dora"])
 def test_the_callback_leaves_adapters_as_they_were(tmp_path, mode):
     """The same run's adapters before the first step, with the callback's step-0 probe and reference and without."""
-    from transformers import TrainerCallback
 
     class Looks(TrainerCallback):
         def on_step_begin(self, args, state, control, model=None, **kwargs):
