@@ -10,11 +10,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import saved
 import tiny
 from accelerate.commands.config.config_args import load_config_from_file
 from paths import ROOT
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from spinal_callback import load_trace
 
@@ -23,18 +22,7 @@ RECIPES = ROOT / "recipes"
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """Reads bytes: the recipes' own data are English."""
-    folder = tmp_path_factory.mktemp("model")
-    special = ["<pad>", "<bos>", "<eos>"]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    inner = Tokenizer(models.BPE({token: i for i, token in enumerate(special + alphabet)}, merges=[]))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>")
-    fast.chat_template = tiny.CHAT_TEMPLATE
-    fast.save_pretrained(folder)
-    tiny.llama(vocabulary=len(fast)).save_pretrained(folder)
-    return folder
+    return saved.reads_bytes(tmp_path_factory.mktemp("model"))
 
 
 def run(recipe, *arguments, cwd, check=True):

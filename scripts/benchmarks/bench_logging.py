@@ -38,10 +38,9 @@ def reading(step: int, layers: int, draw: random.Random) -> Reading:
         return [draw.random() for _ in range(count)]
 
     fields: dict[str, Any] = {f.name: draw.random() for f in dataclasses.fields(Reading)}
-    for name in ("alpha", "alpha_se", "alpha_r2", "effective_rank"):
-        fields[name] = numbers(layers)
-    for name in ("transport", "transport_se"):
-        fields[name] = numbers(layers - 1)
+    for field in dataclasses.fields(Reading):
+        if str(field.type).startswith("list"):  # over layers, or over the steps between two
+            fields[field.name] = numbers(layers - field.name.startswith("transport"))
     fields["late"] = {"alpha": draw.random(), "transport": draw.random()}
     fields["delta"] = {**fields["late"], "alpha_se": 0.01, "transport_se": 0.01}
     return Reading(**{**fields, "step": step, "nonfinite": 0, "prompts": 64, "peak_bytes": 0, "trainer": {"loss": 0.7}})

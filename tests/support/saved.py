@@ -6,6 +6,9 @@ import random
 import tiny
 import torch
 from architectures import perturbed
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers import models as tokenizer_models
+from transformers import PreTrainedTokenizerFast
 
 from spinal_callback import audit
 
@@ -31,6 +34,20 @@ def policy(folder, model=None, tokenizer=True):
     (model or tiny.llama()).save_pretrained(folder)
     if tokenizer:
         tiny.tokenizer().save_pretrained(folder)
+    return folder
+
+
+def reads_bytes(folder):
+    """A folder with a whole model of nine layers that reads any text, as the recipes' own data are English."""
+    special = ["<pad>", "<bos>", "<eos>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(tokenizer_models.BPE({token: i for i, token in enumerate(special + alphabet)}, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>")
+    fast.chat_template = tiny.CHAT_TEMPLATE
+    fast.save_pretrained(folder)
+    tiny.llama(vocabulary=len(fast)).save_pretrained(folder)
     return folder
 
 
