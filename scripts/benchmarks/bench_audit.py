@@ -2,10 +2,10 @@
 
     python scripts/benchmarks/bench_audit.py [--prompts hh.jsonl.gz] [--num-prompts 512] [--runs 3] [--model MODEL]
 
-SmolLM2-135M-Instruct (or `--model`), in one process, turn about. An audit is everything after the start of the process:
-loading, tokenizing, the proof of the lens, forward passes, lens, spectra and errors of a checkpoint without a base. The
-bare passes are the decoder's over the same tokens in the same batches, on a model that is loaded already. Times are of
-the process's CPU: what else the machine does must not count. Exit code 1 if the median ratio is above 1.3.
+SmolLM2-135M-Instruct (or `--model`), alternating in one process. An audit is everything after the process start:
+loading, tokenizing, the check of the lens, forward passes, lens, spectra and errors of a checkpoint without a base. The
+bare passes are the decoder's over the same tokens in the same batches, on a model that is loaded already. Times are
+processor time, so that other work on the machine does not count. Exit code 1 if the median ratio is above 1.3.
 """
 
 from __future__ import annotations

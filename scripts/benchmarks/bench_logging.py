@@ -1,4 +1,4 @@
-"""What telling a reading costs the training loop: 80 layers, a real offline W&B run, medians.
+"""What logging a reading costs the training loop: 80 layers, a real offline W&B run, medians.
 
     python scripts/benchmarks/bench_logging.py
 

@@ -107,7 +107,7 @@ def engine(stage: int) -> dict[str, Any]:
 
 
 def one_run(path: str, mode: str, watched: bool, folder: str) -> dict[str, int]:
-    """Trains, and tells the peak in bytes; under FSDP2 with the probe also how many weights were whole."""
+    """Trains and returns the peak in bytes; under FSDP2 with the probe also how many weights were whole."""
     sink = MemorySink()
     probes = load_dataset("json", data_files=str(SHIPPED), split="train")
     callback = SpinalCallback(every=STEPS, prompts=probes, sinks=[sink])
@@ -167,7 +167,7 @@ def whole_weights(policy: nn.Module) -> Iterator[list[int]]:
 
 
 def launched(path: str, mode: str, watched: bool) -> list[dict[str, int]]:
-    """What each rank of a run told."""
+    """What each rank of a run measured."""
     world, gpus = RANKS.get(mode, 1), torch.cuda.device_count()
     environment = dict(os.environ)
     if gpus < world:
@@ -190,7 +190,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="folder or hub id; SmolLM2-135M-Instruct if left out")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="which to run; all if left out")
-    parser.add_argument("--one", help=argparse.SUPPRESS)  # folder: run one mode here, tell its peak there
+    parser.add_argument("--one", help=argparse.SUPPRESS)  # folder: run one mode here, write its peak there
     parser.add_argument("--watched", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     path = args.model or str(smollm2())
