@@ -14,6 +14,7 @@ from spinal_callback.sinks.logged_values import headlines, layer_scalars
 
 PACKAGE = Path(spinal_callback.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
+DRAWN = (PACKAGE / "README.md").read_text(encoding="utf-8")
 
 # A package (or a module at the top), and which of ours it may import. spinal_callback/README.md shows the same.
 MAY_IMPORT = {
@@ -158,6 +159,36 @@ def test_the_public_names_are_there():
     assert all(hasattr(spinal_callback, name) for name in spinal_callback.__all__)
     assert set(spinal_callback.__all__) <= set(dir(spinal_callback))
     assert spinal_callback.__all__ == sorted(spinal_callback.__all__)
+
+
+# --- the drawing beside the code: spinal_callback/README.md
+
+
+def files_of(tree):
+    """The files that a drawn tree names, one a line, two blanks deeper in each folder."""
+    files, folders = set(), []
+    for line in tree.splitlines():
+        indent, name = re.match(r"( *)(\S+)", line).groups()
+        folders[len(indent) // 2 :] = [name]
+        if not name.endswith("/"):
+            files.add("".join(folders[1:]))
+    return files
+
+
+def test_the_tree_of_the_package_names_every_file_and_no_other():
+    (tree,) = re.findall(r"^```\n(spinal_callback/\n.*?)^```", DRAWN, re.DOTALL | re.MULTILINE)
+    files = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*") if path.is_file()}
+    there = {name for name in files if "__pycache__" not in name and not name.endswith("/__init__.py")}
+    assert files_of(tree) == there
+
+
+def test_the_import_rule_is_the_one_that_is_enforced():
+    table = DRAWN.partition("## Who may import whom")[2].partition("\n\n`")[0]
+    told = {}
+    for homes, targets in re.findall(r"^\| (`.+?) \| (.+?) \|$", table, re.MULTILINE):
+        may = MAY_IMPORT["cli"].split() if targets == "everything" else re.findall(r"`(\w+)`", targets)
+        told |= {home: set(may) for home in re.findall(r"`(\w+)`", homes)}
+    assert told == {home: set(may.split()) for home, may in MAY_IMPORT.items() if home != "__init__"}
 
 
 # --- the logged names

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 from paths import ROOT
-from test_layout import MAY_IMPORT
 
 from spinal_callback.alerts.rules import RULES
 from spinal_callback.cli import main as cli
@@ -22,7 +21,6 @@ from spinal_callback.config import SpinalConfig
 LIMIT = 12_000  # characters of the first README: it is to be finished
 FOLDERS = (".", "spinal_callback", "tests", "recipes", "scripts", "scripts/benchmarks", "scripts/stability")
 READMES = [Path(folder) / "README.md" for folder in FOLDERS]
-PACKAGE = ROOT / "spinal_callback"
 
 
 def text(readme):
@@ -209,38 +207,7 @@ def test_settings_that_are_named_exist_with_their_defaults():
         assert default == ("1/3" if name == "window" else repr(value).replace("'", '"'))
 
 
-def files_of(tree):
-    """The files that a drawn tree names, one a line, two blanks deeper in each folder."""
-    files, folders = set(), []
-    for line in tree.splitlines():
-        indent, name = re.match(r"( *)(\S+)", line).groups()
-        folders[len(indent) // 2 :] = [name]
-        if not name.endswith("/"):
-            files.add("".join(folders[1:]))
-    return files
-
-
-def test_the_tree_of_the_package_names_every_file_and_no_other():
-    (tree,) = re.findall(
-        r"^```\n(spinal_callback/\n.*?)^```", text("spinal_callback/README.md"), re.DOTALL | re.MULTILINE
-    )
-    files = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*") if path.is_file()}
-    there = {name for name in files if "__pycache__" not in name and not name.endswith("/__init__.py")}
-    assert files_of(tree) == there
-
-
 def test_the_tree_of_the_project_names_what_is_there():
     (tree,) = re.findall(r"^```\n(\S+/\n.*?)^```", text("README.md"), re.DOTALL | re.MULTILINE)
     names = [re.match(r" *(\S+)", line)[1] for line in tree.splitlines()[1:]]
     assert len(names) > 5 and all((ROOT / name).exists() for name in names)
-
-
-def test_the_import_rule_is_the_one_that_is_enforced():
-    table = text("spinal_callback/README.md").partition("## Who may import whom")[2].partition("\n\n`")[0]
-    told = {}
-    for homes, targets in re.findall(r"^\| (`.+?) \| (.+?) \|$", table, re.MULTILINE):
-        for home in re.findall(r"`(\w+)`", homes):
-            told[home] = (
-                set(MAY_IMPORT["cli"].split()) if targets == "everything" else set(re.findall(r"`(\w+)`", targets))
-            )
-    assert told == {home: set(may.split()) for home, may in MAY_IMPORT.items() if home != "__init__"}
