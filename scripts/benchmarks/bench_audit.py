@@ -27,8 +27,8 @@ from timing import seconds, use_processor_time  # noqa: E402
 
 from spinal_callback import SpinalConfig, audit  # noqa: E402
 from spinal_callback.auditing.checkpoints import find  # noqa: E402
-from spinal_callback.probe.probe import Probe  # noqa: E402
-from spinal_callback.probe.prompts import collect  # noqa: E402
+from spinal_callback.probe import Probe  # noqa: E402
+from spinal_callback.probe.prompts import PromptSet  # noqa: E402
 
 LIMIT = 1.3
 
@@ -58,8 +58,7 @@ def bare(path: str, rows: list[Any], config: SpinalConfig) -> Any:
     """The forward passes alone, over the tokens that the audit reads."""
     checkpoint = find(path)
     model, tokenizer = checkpoint.load(), checkpoint.tokenizer()
-    count, longest = config.num_prompts, config.max_prompt_tokens
-    prompts = collect(rows, tokenizer, count=count, longest=longest, with_answers=False, seed=0)
+    prompts = PromptSet.collect(rows, tokenizer, config)
     lengths = [len(ids) for ids in prompts.ids]
     print(f"{sum(lengths)} tokens in {len(lengths)} prompts, {min(lengths)} to {max(lengths)}", flush=True)
     sampler = Probe(model, prompts, config).sampler

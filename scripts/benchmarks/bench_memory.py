@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT / "recipes"))
 from smollm2 import smollm2  # noqa: E402
 
 from spinal_callback import SpinalConfig  # noqa: E402
-from spinal_callback.probe.probe import Probe  # noqa: E402
+from spinal_callback.probe import Probe  # noqa: E402
 from spinal_callback.probe.prompt_files import SHIPPED  # noqa: E402
 from spinal_callback.probe.prompts import PromptSet, collect  # noqa: E402
 

@@ -22,6 +22,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from datasets import load_dataset
@@ -37,12 +38,12 @@ sys.path[:0] = [str(ROOT / "recipes"), str(ROOT / "tests"), str(ROOT / "tests" /
 from smollm2 import smollm2  # noqa: E402
 
 from spinal_callback import MemorySink, SpinalCallback  # noqa: E402
-from spinal_callback.distributed import collectives as ranks  # noqa: E402
-from spinal_callback.probe import model_parts as anatomy  # noqa: E402
-from spinal_callback.probe import sample as sample_module  # noqa: E402
+from spinal_callback.distributed import collectives  # noqa: E402
+from spinal_callback.distributed.sharding import FSDP2, Backend  # noqa: E402
+from spinal_callback.probe import lens_check, sampler  # noqa: E402
+from spinal_callback.probe.model_parts import locate  # noqa: E402
 from spinal_callback.probe.prompt_files import SHIPPED  # noqa: E402
-
-sample: Any = sample_module  # what it imports is replaced below
+from spinal_callback.probe.undisturbed import undisturbed  # noqa: E402
 
 LEAST, SHARE = 128.0, 0.03  # the probe may add this many MiB, or this share of the training peak
 STEPS = 2
@@ -116,7 +117,7 @@ def one_run(path: str, mode: str, watched: bool, folder: str) -> dict[str, int]:
     told = {"allowed": allowed(model)} if mode == "fsdp2" else {}
     with whole_weights(model) as most:
         made.train()
-    if watched and ranks.rank() == 0 and len(sink.readings) != 2:
+    if watched and collectives.rank() == 0 and len(sink.readings) != 2:
         raise RuntimeError(f"{mode}: {len(sink.readings)} readings instead of 2: {sink.alerts}")
     if torch.cuda.is_available():
         return told | {"peak": torch.cuda.max_memory_allocated(), "whole": most[0]}
@@ -125,7 +126,7 @@ def one_run(path: str, mode: str, watched: bool, folder: str) -> dict[str, int]:
 
 def allowed(model: Any) -> int:
     """Elements of the largest layer, the head, the final norm, and the embedding, which the root gathers with them."""
-    found = anatomy.locate(model)
+    found = locate(model)
     around = (found.norm, found.head, model.get_input_embeddings())
     shared = {id(p): p.numel() for module in around for p in module.parameters()}  # a tied weight counts once
     return max(sum(p.numel() for p in layer.parameters()) for layer in found.layers) + sum(shared.values())
@@ -136,31 +137,31 @@ def whole_weights(policy: nn.Module) -> Iterator[list[int]]:
     """Counts inside, as long as the probe runs, the elements of unsharded weights: before each module's forward and
     where the probe gathers by itself. Yields a list of one number, the most that were whole at one time."""
     most = [0]
-    undisturbed, whole = sample.undisturbed, ranks.whole
+    whole = FSDP2.whole
 
     def count(*_: Any) -> None:
         most[0] = max(most[0], sum(p.numel() for p in policy.parameters() if not isinstance(p, DTensor)))
 
     @contextlib.contextmanager
-    def counted(model: nn.Module) -> Iterator[None]:
+    def counted(model: nn.Module, backend: Backend) -> Iterator[None]:
         handle = nn.modules.module.register_module_forward_pre_hook(count)
         try:
-            with undisturbed(model):
+            with undisturbed(model, backend):
                 yield
         finally:
             handle.remove()
 
     @contextlib.contextmanager
-    def gathered(*modules: nn.Module) -> Iterator[None]:
-        with whole(*modules):
+    def gathered(self: FSDP2, *modules: nn.Module) -> Iterator[None]:
+        with whole(self, *modules):
             count()
             yield
 
-    sample.undisturbed, ranks.whole = counted, gathered
-    try:
+    with contextlib.ExitStack() as patches:
+        for module in (sampler, lens_check):
+            patches.enter_context(mock.patch.object(module, "undisturbed", counted))
+        patches.enter_context(mock.patch.object(FSDP2, "whole", gathered))
         yield most
-    finally:
-        sample.undisturbed, ranks.whole = undisturbed, whole
 
 
 # --- all runs
@@ -196,8 +197,8 @@ def main() -> int:
     path = args.model or str(smollm2())
     if args.one:
         told = one_run(path, args.modes[0], args.watched, args.one)
-        (Path(args.one) / f"rank{ranks.rank()}.json").write_text(json.dumps(told))
-        if ranks.world() > 1:
+        (Path(args.one) / f"rank{collectives.rank()}.json").write_text(json.dumps(told))
+        if collectives.world_size() > 1:
             torch.distributed.destroy_process_group()
         return 0
     broken, notes = 0, []

@@ -39,8 +39,8 @@ from timing import Work, in_turn, peak_mib, product, ratio
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from spinal_callback import MemorySink, SpinalCallback, SpinalConfig
-from spinal_callback.distributed import collectives as ranks
-from spinal_callback.probe.probe import MEASURES, Probe, View
+from spinal_callback.distributed import collectives
+from spinal_callback.probe import MEASURES, Probe, View
 from spinal_callback.probe.prompt_files import SHIPPED
 from spinal_callback.probe.prompts import PromptSet
 from spinal_callback.records import dump_record
@@ -53,23 +53,22 @@ def stages(path: str, repeats: int) -> None:
     probe = Probe(model, prompts, SpinalConfig())
     first = probe.read(0)
     sampler, forward = probe.sampler, probe.sampler.forward
-    parts, start = forward.shares(), probe.start
+    parts, reference = forward.shares(), probe.reference
     hidden = forward.states(parts, sampler.at_a_time["tokens"])
     depth, rows, width = hidden.shape
-    vocabulary = sampler.anatomy.vocabulary
-    bare = Probe(model, prompts, SpinalConfig()).sampler.forward  # has not looked for a common start
-    weights = sum(p.numel() for layer in sampler.anatomy.layers for p in layer.parameters())
+    vocabulary = sampler.parts.vocabulary
+    bare = Probe(model, prompts, SpinalConfig()).sampler.forward  # has not looked for a common prefix
+    weights = sum(p.numel() for layer in sampler.parts.layers for p in layer.parameters())
     real = sum(map(len, prompts.ids))
     padded, run = (sum(_tokens(f, prompts)) for f in (bare, forward))
-    print(
-        f"{len(prompts.ids)} prompts, {real} tokens; {run} are run, {len(forward.start)} of them once for all prompts"
-    )
-    own = real - len(forward.start) * sum(batch.skip > 0 for batch in _plan(forward, prompts) for _ in batch.prompts)
-    waste = 1 - real / padded, 1 - (own + len(forward.start)) / run
+    shared = len(forward.shared_prefix)
+    print(f"{len(prompts.ids)} prompts, {real} tokens; {run} are run, {shared} of them once for all prompts")
+    own = real - shared * sum(batch.skip > 0 for batch in _plan(forward, prompts) for _ in batch.prompts)
+    waste = 1 - real / padded, 1 - (own + shared) / run
     print(f"padding: {waste[1]:.1%} of what is run, {waste[0]:.1%} if every prompt is run whole")
     products, operations = product(depth * rows, width, 2048)
     folder = tempfile.mkdtemp()
-    view = View(start, start, probe.window, torch.ones(depth, dtype=torch.float64))  # type: ignore[arg-type]
+    view = View(reference, reference, probe.window, torch.ones(depth, dtype=torch.float64))  # type: ignore[arg-type]
 
     def log() -> None:
         with open(Path(folder) / "trace.jsonl", "a", encoding="utf-8") as file:
@@ -78,8 +77,8 @@ def stages(path: str, repeats: int) -> None:
     works: dict[str, Work] = {
         "bare": lambda: bare.states(parts, sampler.at_a_time["tokens"]),
         "forward": lambda: forward.states(parts, sampler.at_a_time["tokens"]),
-        "lens": lambda: sampler._read_lens(hidden, parts[0], start),
-        "spectra": lambda: sampler._contraction(hidden),
+        "lens": lambda: sampler.read_lens(hidden, parts[0], reference),
+        "spectra": lambda: sampler.read_spectra(hidden),
         "statistics": lambda: [measure(view) for measure in MEASURES.values()],
         "logging": log,
         "probe": lambda: probe.read(1),
@@ -102,14 +101,14 @@ def stages(path: str, repeats: int) -> None:
 
 
 def _plan(forward: Any, prompts: PromptSet) -> list[Any]:
-    return forward._plan(list(range(len(prompts.ids))), 4096)
+    return forward.plan(list(range(len(prompts.ids))), 4096)
 
 
 def _tokens(forward: Any, prompts: PromptSet) -> list[int]:
-    """Tokens of each batch that runs, padding and the common start counted."""
+    """Tokens of each batch that runs, padding and the shared prefix counted."""
     plan = _plan(forward, prompts)
     sizes = [len(b.prompts) * max(len(prompts.ids[i]) - b.skip for i in b.prompts) for b in plan]
-    return [*sizes, len(forward.start)]
+    return [*sizes, len(forward.shared_prefix)]
 
 
 @torch.no_grad()
@@ -251,8 +250,8 @@ def one_rank(repeats: int) -> None:
     probe = Probe(random_model(12, 512), random_prompts(64), SpinalConfig(), device=torch.device("cpu"))
     probe.read(0)
     took = statistics.median(in_turn(repeats, probe=lambda: probe.read(1))["probe"])
-    slowest = -ranks.least(-round(took * 1e6), torch.device("cpu")) / 1e6
-    if ranks.rank() == 0:
+    slowest = -collectives.least(-round(took * 1e6), torch.device("cpu")) / 1e6
+    if collectives.rank() == 0:
         print(json.dumps(slowest))
     torch.distributed.destroy_process_group()
 

@@ -14,10 +14,10 @@ from tqdm.auto import tqdm
 
 from ..config import SpinalConfig
 from ..distributed import collectives
+from ..probe import Probe
 from ..probe.model_parts import without_adapters
-from ..probe.probe import Probe
 from ..probe.prompt_files import load_prompts, shipped
-from ..probe.prompts import PromptSet, collect
+from ..probe.prompts import PromptSet
 from ..probe.sample import Sample
 from ..records import Header, Reading
 from .checkpoints import Checkpoint, entrance
@@ -61,7 +61,7 @@ class CheckpointReader:
 
     def __init__(self, plan: Plan, prompts: Any, config: SpinalConfig, device_map: Any = "auto") -> None:
         self._plan, self._config = plan, config
-        self._own_device = collectives.join()  # None for a process that was started alone
+        self._own_device = collectives.join_ranks()  # None for a process that was started alone
         self._meeting = self._own_device or torch.device("cpu")  # where the ranks' tensors meet
         self._device_map = device_map if self._own_device is None else {"": self._own_device}
         self._prompts = collectives.together(lambda: _collect(plan, prompts, config), self._meeting)
@@ -115,9 +115,9 @@ class CheckpointReader:
             raise ValueError(
                 f"{name} has {probe.layers} layers and {first} has {layers}: only equal depths can be compared"
             )
-        more = probe.sampler.anatomy.vocabulary - reference.logits.shape[1]
+        more = probe.sampler.parts.vocabulary - reference.logits.shape[1]
         logits = torch.nn.functional.pad(reference.logits, (0, more), value=-torch.inf)  # a negative number crops
-        probe.start = dataclasses.replace(reference, logits=logits)
+        probe.reference = dataclasses.replace(reference, logits=logits)
 
     def _adapter_is_first(self, step: int, checkpoint: Checkpoint) -> bool:
         return not self._readings and step > 0 and bool(checkpoint.adapter)
@@ -150,14 +150,7 @@ def _collect(plan: Plan, source: Any, config: SpinalConfig) -> PromptSet:
         source = shipped(tokenizers[name])
     elif isinstance(source, str | Path):
         source = load_prompts(source)
-    return collect(
-        source,
-        tokenizers[name],
-        count=config.num_prompts,
-        longest=config.max_prompt_tokens,
-        with_answers=config.position == "response",
-        seed=config.seed,
-    )
+    return PromptSet.collect(source, tokenizers[name], config)
 
 
 def _check_vocabularies(tokenizers: dict[str, Any], name: str) -> None:

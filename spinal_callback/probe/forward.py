@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
-from ..distributed import collectives as ranks
-from . import model_parts as anatomy
-from .batching import BATCH, batches, common_start, shares
-from .lens_check import LENS_TOLERANCE
+from ..distributed import collectives
+from ..distributed.sharding import Backend
+from .batching import BATCH_COST, batches, common_prefix, shares
+from .hooks import kept_states, stack_states, surviving
+from .model_parts import ReadableModel
+from .precision import autocast_to, rounding
+from .prefix import shared_layers
 from .prompts import PromptSet
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Prompts that run together, without the `skip` tokens that the common beginning has run for them."""
+    """Prompts that run together, without the `skip` tokens of the shared prefix that has been run for them."""
 
     prompts: list[int]
     skip: int = 0
@@ -30,105 +30,123 @@ class Batch:
 class Forward:
     """Runs a set of prompts through a model.
 
+    Args:
+        model: its parts.
+        prompts: the probe set.
+        backend: what keeps the model's weights.
+        device: where inputs go and ranks talk.
+
     Attributes:
-        autocast: dtype that the forward passes are autocast to, as training's are; None: not autocast.
         counts: `[N]` positions kept of each prompt.
         on_progress: called after each batch with the share of this rank's prompts that have run, in [0, 1].
-        start: tokens that prompts begin with and that are run once for all of them; set by `share_start`.
+        shared_prefix: tokens that prompts begin with and that are run once for all of them; set by `share_prefix`.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        found: anatomy.Anatomy,
-        prompts: PromptSet,
-        autocast: torch.dtype | None,
-        device: torch.device,
-    ) -> None:
-        self._model, self._anatomy, self._ids = model, found, prompts.ids
-        self.autocast, self._device = autocast, device
+    def __init__(self, model: ReadableModel, prompts: PromptSet, backend: Backend, device: torch.device) -> None:
+        self._model, self._ids, self._backend, self._device = model, prompts.ids, backend, device
         self.counts = torch.tensor([max(n, 1) for n in prompts.answers])
         ends = [len(ids) - min(n, 1) for ids, n in zip(prompts.ids, prompts.answers, strict=True)]
-        self._first = [end - int(n) for end, n in zip(ends, self.counts, strict=True)]  # position kept of each prompt
-        self._sharded = ranks.is_fsdp(model) or ranks.is_zero3(model)
+        # of each prompt, the first position that is kept
+        self._first_position = [end - int(n) for end, n in zip(ends, self.counts, strict=True)]
+        self._shortest = min(range(len(self._ids)), key=lambda i: len(self._ids[i]))
         self.on_progress: Callable[[float], None] = lambda share: None
-        self.start: list[int] = []
-        self._tried = False
+        self._use_prefix([])
+        self._tried_prefix = False
 
-    def share_start(self) -> None:
-        """Sets `start`, once, if the model's hidden states are the same with it; else prompts go on being run whole.
+    # --- the shared prefix
+
+    def share_prefix(self) -> None:
+        """Sets `shared_prefix` if the hidden states with it are those of prompts run whole. Looks at most once.
 
         Not where weights are sharded (there a pass costs more than its tokens), nor where the model puts tokens of its
-        own before the prompts. Every rank must come here; never raises.
+        own before the prompts. A collective; never raises.
         """
-        tried, self._tried = self._tried, True
-        start = common_start(self._ids, self._first)
-        if tried or not start or self._sharded or self._anatomy.forward is self._model:
+        if self._tried_prefix or self._backend.shards_weights or self._model.virtual_tokens:
             return
-        having = [i for i in range(len(self._ids)) if self._skip(i, start)]
-        ends = [min(having, key=lambda i: len(self._ids[i])), max(having, key=lambda i: len(self._ids[i]))]
+        self._tried_prefix = True
+        prefix = common_prefix(self._ids, self._first_position)
+        if not prefix:
+            return
         try:
-            plain = [self._states(Batch([i])) for i in ends]
-            begun = self._begin(start)
-            behind = [self._states(Batch([i], len(start)), begun) for i in ends]
-            right = all(_alike(a, b, self.autocast) for a, b in zip(behind, plain, strict=True))
+            right = self._reads_the_same(prefix)
         except Exception:  # whatever a model cannot do with a cache
             right = False
-        if ranks.least(int(right), self._device):
-            self.start = start
+        if collectives.least(int(right), self._device):
+            self._use_prefix(prefix)
 
-    def shares(self) -> list[list[int]]:
-        """Each rank's prompts, so that all have about as many tokens to run."""
-        return shares([len(ids) - self._skip(i, self.start) for i, ids in enumerate(self._ids)], ranks.world())
+    def _reads_the_same(self, prefix: list[int]) -> bool:
+        """Whether the shortest and the longest prompt with `prefix` have the same states behind it as run whole."""
+        having = [i for i in range(len(self._ids)) if self._skip(i, prefix)]
+        ends = [pick(having, key=lambda i: len(self._ids[i])) for pick in (min, max)]
+        whole = [self._states(Batch([i])) for i in ends]
+        cache = self._run_prefix(prefix)
+        behind = [self._states(Batch([i], len(prefix)), cache) for i in ends]
+        tolerance = rounding({whole[0].dtype, self._model.autocast})
+        return all(within_rounding(a, b, tolerance) for a, b in zip(behind, whole, strict=True))
 
-    def states(self, parts: list[list[int]], budget: int) -> Tensor:
-        """`[L, R, d]` of this rank's part of the prompts, in its order; `budget`: tokens of a batch at most."""
-        plan = self._plan(parts[ranks.rank()], budget)
-        own = len(plan)
-        # a sharded forward is a collective: all run as many batches as the rank that has most
-        most = max(len(self._plan(part, budget)) for part in parts) if self._sharded else 1
-        plan = plan + [Batch([min(range(len(self._ids)), key=lambda i: len(self._ids[i]))])] * (most - own)
-        inputs = ranks.together(lambda: [self._inputs(batch) for batch in plan], self._device)
-        begun = self._begin(self.start) if any(batch.skip for batch in plan) else None
-        with self.survival() as failures:
-            kept, done = [], 0
-            for batch, given in zip(plan, inputs, strict=True):
-                kept.append(self._run(*given, begun if batch.skip else None))
-                done += len(batch.prompts)
-                self.on_progress(min(done / max(len(parts[ranks.rank()]), 1), 1.0))
-        raise_first(failures)
-        whole = [anatomy.stack_states(states) for states in kept]  # not before all have run: it may raise
-        rows: dict[int, Tensor] = {}
-        for batch, states in zip(plan[:own], whole, strict=False):
-            rows |= zip(batch.prompts, states.split(self.counts[batch.prompts].tolist(), dim=1), strict=True)
-        return torch.cat([whole[0][:, :0], *(rows[i] for i in parts[ranks.rank()])], dim=1)
+    def _use_prefix(self, prefix: list[int]) -> None:
+        self.shared_prefix = prefix
+        self._skips = [self._skip(i, prefix) for i in range(len(self._ids))]
+        self._tokens = [len(ids) - skip for ids, skip in zip(self._ids, self._skips, strict=True)]
 
-    def survival(self) -> contextlib.AbstractContextManager[list[Exception]]:
-        """Where a forward pass is a collective, a layer that fails on one rank must not end it there."""
-        return anatomy.surviving(self._anatomy, ranks.whole) if self._sharded else contextlib.nullcontext([])
+    def _skip(self, prompt: int, prefix: list[int]) -> int:
+        """How many tokens of a prompt `prefix` runs for it: all of `prefix` or none."""
+        has_it = self._first_position[prompt] >= len(prefix) and self._ids[prompt][: len(prefix)] == prefix
+        return len(prefix) if has_it else 0
 
-    def precision(self) -> contextlib.AbstractContextManager[None]:
-        """The forward pass runs in the precision that training's does."""
-        if self.autocast is None:
-            return contextlib.nullcontext()
-        return torch.autocast(next(self._model.parameters()).device.type, self.autocast)
+    def _run_prefix(self, prefix: list[int]) -> DynamicCache:
+        """Runs `prefix`; its keys and values, for the prompts' own tokens.
+
+        Raises:
+            ValueError: the model keeps something else than keys and values.
+        """
+        ids, cache = torch.tensor([prefix], device=self._device), DynamicCache()
+        self._call(ids, torch.ones_like(ids), cache)
+        cache.layers = shared_layers(cache, len(self._model.layers))
+        return cache
 
     # --- batches
 
-    def _skip(self, prompt: int, start: list[int]) -> int:
-        """How many tokens of a prompt `start` runs for it: all of `start` or none."""
-        mine = self._first[prompt] >= len(start) and self._ids[prompt][: len(start)] == start
-        return len(start) if mine else 0
+    def shares(self) -> list[list[int]]:
+        """Each rank's prompts, so that all have about as many tokens to run."""
+        return shares(self._tokens, collectives.world_size())
 
-    def _plan(self, part: list[int], budget: int) -> list[Batch]:
-        skips = [self._skip(i, self.start) for i in range(len(self._ids))]
-        tokens = [len(ids) - skip for ids, skip in zip(self._ids, skips, strict=True)]
-        cost = sum(tokens) if self._sharded else BATCH  # gathering weights once more costs more than padding does
+    def plan(self, share: list[int], budget: int) -> list[Batch]:
+        """The batches for a share of the prompts; `budget`: tokens of a batch at most, padding counted."""
+        # gathering weights once more costs more than padding does
+        cost = sum(self._tokens) if self._backend.shards_weights else BATCH_COST
         return [
             Batch(batch, skip)
-            for skip in sorted(set(skips))
-            for batch in batches([i for i in part if skips[i] == skip], tokens, budget, cost)
+            for skip in sorted(set(self._skips))
+            for batch in batches([i for i in share if self._skips[i] == skip], self._tokens, budget, cost)
         ]
+
+    def _plan_of_rank(self, parts: list[list[int]], budget: int) -> tuple[list[Batch], int]:
+        """This rank's batches and how many of them are its own: with sharded weights all ranks must run as many."""
+        plan = self.plan(parts[collectives.rank()], budget)
+        # a rank without prompts runs one all the same: the states it has none of have a shape
+        most = max(len(self.plan(part, budget)) for part in parts) if self._backend.shards_weights else 1
+        return plan + [Batch([self._shortest])] * (most - len(plan)), len(plan)
+
+    # --- passes
+
+    def states(self, parts: list[list[int]], budget: int) -> Tensor:
+        """`[L, R, d]` of this rank's part of the prompts, in its order; `budget`: tokens of a batch at most."""
+        share = parts[collectives.rank()]
+        plan, own = self._plan_of_rank(parts, budget)
+        inputs = collectives.together(lambda: [self._inputs(batch) for batch in plan], self._device)
+        cache = self._run_prefix(self.shared_prefix) if any(batch.skip for batch in plan) else None
+        kept, done = [], 0
+        with surviving(self._model.layers, self._backend, self._model.returns_tuple):
+            for batch, given in zip(plan, inputs, strict=True):
+                kept.append(self._run(*given, cache if batch.skip else None))
+                done += len(batch.prompts)
+                self.on_progress(min(done / max(len(share), 1), 1.0))
+        whole = [stack_states(states) for states in kept]  # not before all have run: it may raise
+        rows: dict[int, Tensor] = {}
+        for batch, states in zip(plan[:own], whole, strict=False):
+            rows |= zip(batch.prompts, states.split(self.counts[batch.prompts].tolist(), dim=1), strict=True)
+        return torch.cat([whole[0][:, :0], *(rows[i] for i in share)], dim=1)
 
     def _inputs(self, batch: Batch) -> tuple[Tensor, tuple[Tensor, Tensor], int]:
         """Token ids on the device, which positions of them to keep (batch index, token index), tokens run before."""
@@ -136,70 +154,29 @@ class Forward:
         ids = nn.utils.rnn.pad_sequence(prompts, batch_first=True)  # to the right: causal attention never looks there
         counts = self.counts[batch.prompts]
         which = torch.arange(len(batch.prompts)).repeat_interleave(counts)
-        where = [torch.arange(n) + self._first[i] - batch.skip for i, n in zip(batch.prompts, counts, strict=True)]
+        firsts = [self._first_position[i] - batch.skip for i in batch.prompts]
+        where = [torch.arange(n) + first for first, n in zip(firsts, counts, strict=True)]
         return ids.to(self._device), (which, torch.cat(where)), batch.skip
 
-    # --- passes
-
     def _run(
-        self, ids: Tensor, where: tuple[Tensor, Tensor], skip: int, begun: DynamicCache | None
+        self, ids: Tensor, where: tuple[Tensor, Tensor], skip: int, cache: DynamicCache | None
     ) -> list[Tensor | None]:
         # no padding mask: some architectures make NaN of a row that is masked out
         mask = torch.ones(ids.shape[0], skip + ids.shape[1], dtype=ids.dtype, device=ids.device)
-        more = {"use_cache": False} if begun is None else {"use_cache": True, "past_key_values": begun}
-        with anatomy.kept_states(self._anatomy.layers, where, ids.shape[1]) as kept, self.precision():
-            self._anatomy.forward(input_ids=ids, attention_mask=mask, **more)
+        with kept_states(self._model.layers, where, ids.shape[1]) as kept:
+            self._call(ids, mask, cache)
         return kept
 
-    def _states(self, batch: Batch, begun: DynamicCache | None = None) -> Tensor:
-        return anatomy.stack_states(self._run(*self._inputs(batch), begun))
+    def _call(self, ids: Tensor, mask: Tensor, cache: DynamicCache | None) -> None:
+        earlier = {} if cache is None else {self._model.cache_argument: cache}
+        with autocast_to(self._model.autocast, self._device):
+            self._model.forward(input_ids=ids, attention_mask=mask, use_cache=cache is not None, **earlier)
 
-    def _begin(self, start: list[int]) -> DynamicCache:
-        """Runs `start`; what the prompts' own tokens see of it.
-
-        Raises:
-            ValueError: the model keeps something else than keys and values.
-        """
-        ids, cache = torch.tensor([start], device=self._device), DynamicCache()
-        with self.precision():
-            self._anatomy.forward(
-                input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True, past_key_values=cache
-            )
-        layers: list[Any] = [_Begun(layer) for layer in cache.layers]
-        if len(layers) != len(self._anatomy.layers):
-            raise ValueError(f"{self._anatomy.name}: not every layer keeps keys and values")
-        cache.layers = layers
-        return cache
+    def _states(self, batch: Batch, cache: DynamicCache | None = None) -> Tensor:
+        return stack_states(self._run(*self._inputs(batch), cache))
 
 
-class _Begun(DynamicLayer):
-    """One layer's keys and values of the common beginning: every prompt sees them, and nothing is added to them."""
-
-    def __init__(self, layer: Any) -> None:
-        super().__init__()
-        if type(layer) is not DynamicLayer:
-            raise ValueError(f"{type(layer).__name__} keeps more than keys and values")
-        super().update(layer.keys, layer.values)  # type: ignore[arg-type]
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        def behind(begun: Any, states: Tensor) -> Tensor:
-            return torch.cat([begun.expand(len(states), *begun.shape[1:]), states], dim=-2)
-
-        return behind(self.keys, key_states), behind(self.values, value_states)
-
-
-def _alike(states: Tensor, others: Tensor, autocast: torch.dtype | None) -> bool:
-    """Whether `[L, R, d]` hidden states differ by no more than rounding: each by its own norm."""
-    tolerance = max(LENS_TOLERANCE.get(dtype, 0.0) for dtype in (states.dtype, autocast) if dtype)
+def within_rounding(states: Tensor, others: Tensor, tolerance: float) -> bool:
+    """Whether `[L, R, d]` hidden states differ by no more than `tolerance`, each relative to its own norm."""
     far = (states - others).double().norm(dim=-1) / others.double().norm(dim=-1)
     return bool((far <= tolerance).all())
-
-
-def raise_first(failures: list[Exception]) -> None:
-    if failures:
-        error = failures[0]
-        failures.clear()  # it would hold the frames, and with them the tensors, of the pass that failed
-        try:
-            raise error
-        finally:
-            del error

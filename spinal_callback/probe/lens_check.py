@@ -1,18 +1,22 @@
-"""The proof that a model is read rightly: at its last layer the lens equals the model's own logits."""
+"""The check that a model is read correctly: at its last layer the lens must equal the model's own logits."""
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..distributed.sharding import Backend
+from .hooks import LayerNotes, kept_states, noted, stack_states, surviving
 from .logit_lens import lens_chunks
-from .model_parts import Anatomy, Finish, identity, kept_states, stack_states
+from .model_parts import Finish, ModelParts, ReadableModel
+from .precision import autocast_to, rounding
+from .undisturbed import undisturbed
 
 SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap")  # Gemma 2, RecurrentGemma: cap * tanh(z / cap)
 SCALES = (
@@ -21,7 +25,7 @@ SCALES = (
     "lm_head_multiplier",
     "output_multiplier",
 )  # Cohere times, Granite divided by
-LENS_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+BLOCK = 1 << 20  # logits computed at a time
 
 
 @dataclass(frozen=True)
@@ -31,85 +35,80 @@ class Observation:
     Attributes:
         states: `[L, 2, d]` hidden states.
         logits: `[2, V]` the model's own.
-        autocast: dtype that the decoder layers were autocast to; None: they were not.
+        notes: how the first layer ran.
     """
 
     states: Tensor
     logits: Tensor
-    autocast: torch.dtype | None
+    notes: LayerNotes
 
 
-def observe(model: Any, anatomy: Anatomy, tokens: list[int], device: torch.device) -> Observation:
-    """Runs `tokens` once through the whole model, in two rows with different tokens behind them, for `prove`.
-
-    Autocast is read inside that pass: there the settings of the launcher and of the Trainer's arguments have all taken
-    effect, and so have wrappers of the user's own. The settings themselves can contradict each other.
-
-    Raises:
-        RuntimeError: a layer gave no hidden states.
-    """
-    ids = torch.tensor([[*tokens, 0], [*tokens, 1]], device=device)
-    where = (torch.tensor([0, 1]), torch.tensor([len(tokens) - 1] * 2))
-    with kept_states(anatomy.layers, where, ids.shape[1]) as kept, _noted_autocast(anatomy.layers[0]) as autocast:
-        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
-    logits = logits[:, len(tokens) - 1 + logits.shape[1] - ids.shape[1]]
-    return Observation(stack_states(kept), logits, next(iter(autocast), None))
-
-
-@contextlib.contextmanager
-def _noted_autocast(layer: nn.Module) -> Iterator[list[torch.dtype]]:
-    """Collects the dtype that `layer` is autocast to inside the block, if it is. The hook never raises."""
-    seen = []
-
-    def note(module: nn.Module, args: Any, output: Any) -> None:
-        with contextlib.suppress(Exception):
-            device = (output[0] if isinstance(output, tuple) else output).device.type
-            if torch.is_autocast_enabled(device):
-                seen.append(torch.get_autocast_dtype(device))
-
-    handle = layer.register_forward_hook(note)
-    try:
-        yield seen
-    finally:
-        handle.remove()
-
-
-def prove(config: Any, anatomy: Anatomy, seen: Observation) -> None:
-    """Chooses `anatomy.finish` so that the lens at the last layer equals the logits the model itself returns.
+def check_lens(
+    model: Any,
+    parts: ModelParts,
+    tokens: list[int],
+    backend: Backend,
+    device: torch.device,
+    autocast: torch.dtype | None = None,
+) -> ReadableModel:
+    """Runs `tokens` through the whole model once and finds what it does after the unembedding.
 
     Args:
-        config: the model's.
-        seen: of `observe`. The two rows also show that the position read sees nothing behind it.
+        model: the one that `parts` are of.
+        device: where its inputs go.
+        autocast: dtype that something outside the model autocasts its passes to.
 
     Raises:
-        ValueError: no candidate fits, the model is not causal, or it already gives NaN; names the class and what was
-            tried.
+        ValueError: nothing tried gives the model's own logits, the model is not causal, or it gives NaN before any
+            training; names the class and what was tried.
+        Exception: whatever the model's own forward pass raises.
     """
-    states, logits = seen.states, seen.logits
-    dtypes = {states.dtype, logits.dtype, *(p.dtype for p in anatomy.head.parameters() if p.is_floating_point())}
-    dtypes |= {seen.autocast} if seen.autocast else set()  # autocast outputs are often made float32 afterwards
-    tolerance = max(LENS_TOLERANCE.get(dtype, 0.0) for dtype in dtypes)  # that of the roughest number on the way
-    if not states.isfinite().all():
-        raise ValueError(f"{anatomy.name} gives NaN or Inf before any training: its weights are broken")
-    if not _distance(states[:, 0], states[:, 1]) <= tolerance:
-        raise ValueError(f"{anatomy.name} is not causal: a later token changed the hidden states before it")
-    own = logits[0].float()
-    anatomy.vocabulary = own.shape[-1]
-    anatomy.finish = identity
+    with undisturbed(model, backend):
+        with autocast_to(autocast, device), surviving(parts.layers, backend):
+            seen = _observe(backend.root(model), parts, tokens, device)
+        with backend.whole(parts.norm, parts.head):
+            return _fitted(model.config, parts, seen)
+
+
+def _observe(root: Callable[..., Any], parts: ModelParts, tokens: list[int], device: torch.device) -> Observation:
+    ids = torch.tensor([[*tokens, 0], [*tokens, 1]], device=device)
+    where = (torch.tensor([0, 1]), torch.tensor([len(tokens) - 1] * 2))
+    with kept_states(parts.layers, where, ids.shape[1]) as kept, noted(parts.layers[0]) as notes:
+        logits = root(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+    return Observation(stack_states(kept), logits[:, len(tokens) - 1 + logits.shape[1] - ids.shape[1]], notes)
+
+
+def _fitted(config: Any, parts: ModelParts, seen: Observation) -> ReadableModel:
+    """The readable model, with the candidate for `finish` whose logits are nearest to the model's own."""
+    # autocast and adapters may return float32 for what was computed more roughly
+    of_head = (p.dtype for p in parts.head.parameters() if p.is_floating_point())
+    tolerance = rounding({seen.states.dtype, seen.logits.dtype, seen.notes.autocast, *of_head})
+    _check_states(parts.name, seen.states, tolerance)
+    own = seen.logits[0].float()
+    readable = ReadableModel(
+        **vars(parts), finish=identity, width=seen.states.shape[-1], vocabulary=own.shape[-1], **vars(seen.notes)
+    )
     try:
-        raw = torch.cat([z for _, z in lens_chunks(anatomy, states[-1:, :1], 1 << 20)], -1)[0, 0]
+        raw = torch.cat([z for _, z in lens_chunks(readable, seen.states[-1:, :1], BLOCK)], -1)[0, 0]
     except RuntimeError as error:
-        parts = f"{type(anatomy.norm).__name__} gives and {type(anatomy.head).__name__} takes"
-        raise ValueError(f"{anatomy.name}: the logit lens does not fit what {parts}: {error}") from error
-    tried = _finishes(config.get_text_config())
-    distances = {name: _distance(finish(raw), own.to(raw.device)) for name, finish in tried.items()}
+        shapes = f"{type(parts.norm).__name__} gives and {type(parts.head).__name__} takes"
+        raise ValueError(f"{parts.name}: the logit lens does not fit what {shapes}: {error}") from error
+    candidates = _finishes(config.get_text_config())
+    distances = {name: _distance(finish(raw), own.to(raw.device)) for name, finish in candidates.items()}
     best = min(distances, key=distances.__getitem__)  # of equals the first: what the configuration declares
     if not distances[best] <= tolerance:
         raise ValueError(
-            f"{anatomy.name}: the logit lens does not reproduce the model's own logits (off by {distances[best]:.1%});"
-            f" tried {type(anatomy.norm).__name__}, {type(anatomy.head).__name__}, then {', '.join(tried)}"
+            f"{parts.name}: the logit lens does not reproduce the model's own logits (off by {distances[best]:.1%});"
+            f" tried {type(parts.norm).__name__}, {type(parts.head).__name__}, then {', '.join(candidates)}"
         )
-    anatomy.finish = tried[best]
+    return dataclasses.replace(readable, finish=candidates[best])
+
+
+def _check_states(name: str, states: Tensor, tolerance: float) -> None:
+    if not states.isfinite().all():
+        raise ValueError(f"{name} gives NaN or Inf before any training: its weights are broken")
+    if not _distance(states[:, 0], states[:, 1]) <= tolerance:
+        raise ValueError(f"{name} is not causal: a later token changed the hidden states before it")
 
 
 def _finishes(config: Any) -> dict[str, Finish]:
@@ -122,6 +121,10 @@ def _finishes(config: Any) -> dict[str, Finish]:
             scales[f"divided by {name}={factor}"] = _times(1 / factor)
     both = {f"{a}, {b}": _then(scales[a], caps[b]) for a, b in itertools.product(scales, caps)}
     return {**both, **caps, **scales, "nothing": identity}
+
+
+def identity(z: Tensor) -> Tensor:
+    return z
 
 
 def _soft_cap(cap: float) -> Finish:

@@ -8,22 +8,22 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from .model_parts import Anatomy
+from .model_parts import ReadableModel
 
 NARROWEST = 256  # tokens of the vocabulary that a matrix product should have to be fast
 
 
-def row_blocks(anatomy: Anatomy, states: Tensor, block: int) -> list[slice]:
+def row_blocks(model: ReadableModel, states: Tensor, block: int) -> list[slice]:
     """Splits the rows of `[L, R, d]` states for `lens_chunks`: one pass over the unembedding each.
 
     As many rows as leave room in `block` logits for `NARROWEST` tokens, or for all where the head is called whole.
     """
     layers, rows, _ = states.shape
-    step = max(block // (layers * (NARROWEST if _is_plain(anatomy.head) else anatomy.vocabulary)), 1)
+    step = max(block // (layers * (NARROWEST if _is_plain(model.head) else model.vocabulary)), 1)
     return [slice(start, min(start + step, rows)) for start in range(0, max(rows, 1), max(step, 1))]
 
 
-def lens_chunks(anatomy: Anatomy, states: Tensor, block: int) -> Iterator[tuple[slice, Tensor]]:
+def lens_chunks(model: ReadableModel, states: Tensor, block: int) -> Iterator[tuple[slice, Tensor]]:
     """The logit lens `finish(unembed(final_norm(h)))` in float32; all layers share each chunk of the unembedding.
 
     Args:
@@ -33,13 +33,13 @@ def lens_chunks(anatomy: Anatomy, states: Tensor, block: int) -> Iterator[tuple[
     Yields:
         slice of the vocabulary, logits `[L, R, c]`.
     """
-    # `forward`, not a call: the hooks of FSDP2 would shard weights that `ranks.whole` has gathered
-    x = anatomy.norm.forward(states.to(_device(anatomy.norm, states.device)))
-    if not _is_plain(anatomy.head):  # LoRA or quantization around it: `.weight` is not the whole story
-        z = anatomy.finish(anatomy.head.forward(x.to(_device(anatomy.head, x.device))).float())
+    # `forward`, not a call: FSDP2's hooks would shard again the weights that `Backend.whole` has gathered
+    x = model.norm.forward(states.to(_device(model.norm, states.device)))
+    if not _is_plain(model.head):  # with LoRA or quantization around it, its `.weight` gives other logits
+        z = model.finish(model.head.forward(x.to(_device(model.head, x.device))).float())
         yield slice(0, z.shape[-1]), z
         return
-    weight, bias = anatomy.head.weight, anatomy.head.bias
+    weight, bias = model.head.weight, model.head.bias
     x = x.to(weight.device)
     mixed = x.dtype == weight.dtype and _multiplies_mixed(weight.dtype, weight.device)
     x = x if mixed else x.float()
@@ -51,14 +51,14 @@ def lens_chunks(anatomy: Anatomy, states: Tensor, block: int) -> Iterator[tuple[
             z = torch.mm(x.flatten(0, 1), weight[part].T, out_dtype=torch.float32).unflatten(0, x.shape[:2])
         else:
             z = nn.functional.linear(x, weight[part].float())
-        yield part, anatomy.finish(z if bias is None else z + bias[part].float())
+        yield part, model.finish(z if bias is None else z + bias[part].float())
 
 
 @functools.cache
 def _multiplies_mixed(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether products of `dtype` can be added up and returned in float32 here, with no float32 copy of the inputs.
+    """Whether this device multiplies matrices of `dtype` into a float32 result, with no float32 copy of the inputs.
 
-    CUDA can, of bfloat16 and float16; asked by trying, since who else can differs from version to version.
+    CUDA does for bfloat16 and float16. Found by trying: which others do differs from version to version.
     """
     one = torch.ones(16, 16, dtype=dtype, device=device)
     try:
@@ -72,5 +72,5 @@ def _is_plain(head: nn.Module) -> bool:
 
 
 def _device(module: nn.Module, otherwise: torch.device) -> torch.device:
-    # OLMo's norm has no weights; those that accelerate brings for a call alone are on "meta" until then
+    # OLMo's norm has no weights; weights that accelerate loads for each call are on "meta" until then
     return next((p.device for p in module.parameters() if p.device.type != "meta"), otherwise)

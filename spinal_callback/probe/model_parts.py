@@ -1,7 +1,7 @@
-"""Where a causal language model keeps its layers, final norm and live unembedding; how to read hidden states.
+"""Where a causal language model keeps its decoder layers, final norm and unembedding.
 
-No ladder of class names: transformers' own accessors, a short list of names for the final norm and for what may follow
-the unembedding, and a proof (`proof.py`): the lens at the last layer must equal the logits that the model returns.
+No list of model classes: transformers' own accessors, a short list of names for the final norm, and then a check that
+the parts make the model's own logits (`lens_check.py`).
 """
 
 from __future__ import annotations
@@ -19,36 +19,56 @@ from torch import Tensor, nn
 NORM_NAMES = ("norm", "final_layernorm", "ln_f", "final_layer_norm", "final_norm", "norm_f", "ln_out", "embedding_norm")
 
 Finish = Callable[[Tensor], Tensor]
-Gathered = Callable[[nn.Module], contextlib.AbstractContextManager[None]]
 
 
-@dataclass
-class Anatomy:
-    """The parts of a policy that the probe reads. All are the live modules: nothing is copied, nothing gets stale.
+@dataclass(frozen=True)
+class ModelParts:
+    """The parts of a policy that the probe reads, as found. All are the live modules: training changes what is read.
 
     Attributes:
         name: the model's class.
-        forward: the callable that runs every decoder layer on `input_ids`, `attention_mask`, `use_cache=False`.
+        forward: runs every decoder layer; takes `input_ids`, `attention_mask` and `use_cache`.
         layers: decoder layers 1..L.
         norm: the final norm.
-        head: the unembedding.
-        finish: what the architecture does to the logits after it (soft cap, scale); found by `proof.prove`.
-        vocabulary: V; found by `proof.prove`.
-        tuples: whether its layers return tuples; found by `surviving`.
+        head: the unembedding: an nn.Linear, or what an adapter or a quantization made of it.
+        virtual_tokens: whether the model puts tokens of its own before a prompt, as prompt tuning does.
+        cache_argument: the name under which `forward` takes keys and values of earlier tokens.
     """
 
     name: str
     forward: Callable[..., Any]
     layers: list[nn.Module]
     norm: nn.Module
-    head: Any  # an nn.Linear, or what an adapter made of it
+    head: Any
+    virtual_tokens: bool
+    cache_argument: str
+
+
+@dataclass(frozen=True)
+class ReadableModel(ModelParts):
+    """Parts that passed the lens check, and what the check found.
+
+    Attributes:
+        finish: what the architecture does to the logits after the unembedding: a soft cap, a scale, nothing.
+        width: d, of a hidden state.
+        vocabulary: V.
+        autocast: dtype that its layers are autocast to; None: they are not.
+        returns_tuple: whether its layers return tuples.
+    """
+
     finish: Finish
-    vocabulary: int = 0
-    tuples: bool = False
+    width: int
+    vocabulary: int
+    autocast: torch.dtype | None
+    returns_tuple: bool
 
 
-def locate(model: Any) -> Anatomy:
-    """Finds the parts of `model` (a PeftModel is looked through). `finish` is the identity until `proof.prove` is done.
+def locate(model: Any, root_only: bool = False) -> ModelParts:
+    """Finds the parts of `model`, through a PeftModel if it is one.
+
+    Args:
+        model: a causal language model of transformers.
+        root_only: layers may only be run by calling the whole model; then with as few logits as it can give.
 
     Raises:
         ValueError: not a decoder-only language model, or a part was not found; names the class and what was tried.
@@ -68,26 +88,39 @@ def locate(model: Any) -> Anatomy:
     decoder = base.get_decoder()
     if decoder is base:  # Llama 4 has no better answer
         decoder = getattr(base, base.base_model_prefix, base)
-    depth = config.get_text_config().num_hidden_layers
-    layers = _layers(decoder, depth)
-    if layers is None:
-        raise ValueError(
-            f"{name}: no list of {depth} decoder layers under {type(decoder).__name__}, looked at every child"
-        )
-    norm = next((child for n in NORM_NAMES if isinstance(child := getattr(decoder, n, None), nn.Module)), None)
-    if norm is None:
-        tried = ", ".join(NORM_NAMES)
-        raise ValueError(f"{name}: {type(decoder).__name__} has no final norm under any of the names {tried}")
-    virtual = getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False)  # the root adds tokens
-    return Anatomy(name, model if virtual else decoder, layers, norm, head, identity)
+    virtual = getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False)
+    return ModelParts(
+        name=name,
+        forward=_root(model, base) if root_only else model if virtual else decoder,
+        layers=_layers(name, decoder, config.get_text_config().num_hidden_layers),
+        norm=_norm(name, decoder),
+        head=head,
+        virtual_tokens=virtual,
+        cache_argument="cache" if "cache" in _arguments(decoder) else "past_key_values",  # renamed in transformers 5.24
+    )
 
 
-def through_root(model: Any) -> Callable[..., Any]:
-    """The whole model as an `Anatomy.forward`, for where its root must be called; with as few logits as it can."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if "logits_to_keep" in inspect.signature(type(base).forward).parameters:
-        return functools.partial(model, logits_to_keep=1)
-    return model
+def _layers(name: str, decoder: nn.Module, depth: int) -> list[nn.Module]:
+    for module in decoder.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == depth:
+            return list(module)
+    raise ValueError(f"{name}: no list of {depth} decoder layers under {type(decoder).__name__}, looked at every child")
+
+
+def _norm(name: str, decoder: nn.Module) -> nn.Module:
+    for known in NORM_NAMES:
+        if isinstance(norm := getattr(decoder, known, None), nn.Module):
+            return norm
+    tried = ", ".join(NORM_NAMES)
+    raise ValueError(f"{name}: {type(decoder).__name__} has no final norm under any of the names {tried}")
+
+
+def _root(model: Any, base: nn.Module) -> Callable[..., Any]:
+    return functools.partial(model, logits_to_keep=1) if "logits_to_keep" in _arguments(base) else model
+
+
+def _arguments(module: nn.Module) -> set[str]:
+    return set(inspect.signature(type(module).forward).parameters)
 
 
 @contextlib.contextmanager
@@ -96,105 +129,21 @@ def without_adapters(model: Any) -> Iterator[bool]:
     if not hasattr(model, "peft_config"):
         yield False
         return
-    from trl.trainer.utils import use_adapter
-
     trained = [(p, p.requires_grad) for p in model.parameters()]  # PEFT sets them all when an adapter comes back
     try:
-        with use_adapter(model, "ref" if "ref" in model.peft_config else None):
+        with _active(model, "ref") if "ref" in model.peft_config else model.disable_adapter():
             yield True
     finally:
         for p, flag in trained:
             p.requires_grad_(flag)
 
 
-def _layers(decoder: nn.Module, depth: int) -> list[nn.Module] | None:
-    lists = [m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
-    return list(lists[0]) if lists else None
-
-
-# --- reading hidden states -------------------------------------------------------------------------------------------
-
-
 @contextlib.contextmanager
-def kept_states(layers: list[nn.Module], where: tuple[Tensor, Tensor], length: int) -> Iterator[list[Tensor | None]]:
-    """Collects each layer's output at chosen positions during the forward passes inside the block.
-
-    Args:
-        layers: decoder layers 1..L.
-        where: batch index and token index of the kept rows, each `[R]`.
-        length: tokens in `input_ids`; a model that prepends virtual tokens shifts the index.
-
-    Yields:
-        a list whose entry l becomes `[R, d]`, or stays None. The hooks never raise: under sharded training an exception
-        on one rank would leave the others waiting.
-    """
-    kept: list[Tensor | None] = [None] * len(layers)
-
-    def keep(index: int) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            with contextlib.suppress(Exception):
-                h = output[0] if isinstance(output, tuple) else output
-                kept[index] = h.detach()[where[0].to(h.device), where[1].to(h.device) + h.shape[1] - length]
-
-        return hook
-
-    handles = [layer.register_forward_hook(keep(i)) for i, layer in enumerate(layers)]
+def _active(model: Any, adapter: str) -> Iterator[None]:
+    """Inside, the PEFT model's active adapter is `adapter`."""
+    before = model.active_adapter
+    model.set_adapter(adapter)
     try:
-        yield kept
+        yield
     finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextlib.contextmanager
-def surviving(anatomy: Anatomy, gathered: Gathered) -> Iterator[list[Exception]]:
-    """Inside, a decoder layer that raises gives back its input, and so do all after it. Yields what was raised.
-
-    A sharded forward pass is a collective: whatever fails on one rank, the gathering of every layer must go on.
-    `gathered(layer)` is entered around each layer, by every rank, whatever failed.
-    """
-    failures: list[Exception] = []
-
-    def guard(layer: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
-        def guarded(*args: Any, **kwargs: Any) -> Any:
-            with gathered(layer):
-                try:
-                    if not failures:
-                        output = forward(*args, **kwargs)
-                        anatomy.tuples = isinstance(output, tuple)
-                        return output
-                except Exception as error:
-                    failures.append(error)
-            h = args[0] if args else kwargs["hidden_states"]
-            return (h,) if anatomy.tuples else h
-
-        return guarded
-
-    own = [layer.__dict__.get("forward") for layer in anatomy.layers]  # some libraries set one on the instance
-    try:
-        for layer in anatomy.layers:
-            layer.forward = guard(layer, layer.forward)
-        yield failures
-    finally:
-        for layer, forward in zip(anatomy.layers, own, strict=True):
-            del layer.forward
-            if forward is not None:
-                layer.forward = forward
-
-
-def stack_states(kept: list[Tensor | None]) -> Tensor:
-    """`[L, R, d]` on the last layer's device.
-
-    Raises:
-        RuntimeError: a layer gave no hidden states.
-    """
-    if any(h is None for h in kept):
-        missing = [i + 1 for i, h in enumerate(kept) if h is None]
-        raise RuntimeError(
-            f"no hidden states from layers {missing}: their forward did not run or returned something else"
-        )
-    return torch.stack([h.to(kept[-1].device) for h in kept])  # type: ignore[union-attr]
-
-
-def identity(z: Tensor) -> Tensor:
-    return z
+        model.set_adapter(before)

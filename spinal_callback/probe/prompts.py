@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ..config import SpinalConfig
 from .rows import read_row
 
 
@@ -24,6 +25,18 @@ class PromptSet:
     def hash(self) -> str:
         """SHA-256 of the token ids: two traces with the same hash can be compared prompt by prompt."""
         return hashlib.sha256(json.dumps([self.ids, self.answers]).encode()).hexdigest()
+
+    @classmethod
+    def collect(cls, source: Any, tokenizer: Any, config: SpinalConfig) -> PromptSet:
+        """`collect` with the settings of `config`."""
+        return collect(
+            source,
+            tokenizer,
+            count=config.num_prompts,
+            longest=config.max_prompt_tokens,
+            with_answers=config.position == "response",
+            seed=config.seed,
+        )
 
 
 def collect(source: Any, tokenizer: Any, *, count: int, longest: int, with_answers: bool, seed: int) -> PromptSet:

@@ -10,17 +10,22 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..distributed import collectives as ranks
+from ..distributed.sharding import Backend, backend_of
 
 
 @contextlib.contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
+def undisturbed(model: nn.Module, backend: Backend | None = None) -> Iterator[None]:
     """Evaluation mode and no gradients inside; afterwards every submodule's mode and every random state is as before.
 
     Restores: train or eval mode per submodule, the random states of Python, NumPy, torch and every CUDA device, the
     autocast cache, and the sharding of weights. Gradient checkpointing needs no touching: it is off in evaluation
     mode. Modules of bitsandbytes are put in training mode: in evaluation mode they repack their 4-bit weights for good.
+
+    Args:
+        model: the live model.
+        backend: what keeps its weights; None: asked of the model.
     """
+    backend = backend or backend_of(model)
     modes = [(module, module.training) for module in model.modules()]
     try:
         for module, _ in modes:
@@ -28,7 +33,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         with torch.no_grad(), random_states_kept():
             yield
     finally:
-        ranks.settle(model)
+        backend.settle(model)
         for module, training in modes:
             module.training = training
         torch.clear_autocast_cache()  # casts made without gradients must not serve the next training step

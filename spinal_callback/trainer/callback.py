@@ -12,10 +12,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ..alerts.calibration import load_rules
 from ..config import SpinalConfig
-from ..distributed import collectives as ranks
-from ..probe import model_parts as anatomy
-from ..probe.probe import Probe
-from ..probe.prompts import PromptSet, collect
+from ..distributed import collectives
+from ..distributed.sharding import engine_autocast
+from ..probe import Probe
+from ..probe.model_parts import locate
+from ..probe.prompts import PromptSet
 from ..probe.undisturbed import random_states_kept
 from ..sinks import Sink
 from ..sinks.recorder import Recorder
@@ -121,21 +122,21 @@ class SpinalCallback(TrainerCallback):
         monitor, self._monitor = self._monitor, None
         if monitor is not None:
             best_was_loaded = args.load_best_model_at_end  # then these are not the last step's weights
-            sharded = ranks.is_fsdp(kwargs["model"])  # forward passes outside the training loop are not safe there
-            monitor.end(state, control, last_weights=not best_was_loaded and not sharded)
+            readable = monitor.probe.sampler.backend.reads_after_training
+            monitor.end(state, control, last_weights=not best_was_loaded and readable)
 
     def _build_probe(self, args: TrainingArguments, trainer: Mapping[str, Any]) -> Probe:
         """The probe of a run that begins. Raises what the class promises; on all ranks if on any."""
         model = trainer["model"]
-        anatomy.locate(model)  # a model that cannot be read is refused before its data are
-        device = args.device if ranks.world() > 1 else model.get_input_embeddings().weight.device
+        locate(model)  # a model that cannot be read is refused before its data are
+        device = args.device if collectives.world_size() > 1 else model.get_input_embeddings().weight.device
         with random_states_kept():  # a data set may draw random numbers when it is read
-            prompts = ranks.together(lambda: self._collect(trainer), device)
+            prompts = collectives.together(lambda: self._collect(trainer), device)
         for what, digest in (("prompts", prompts.hash), ("config", _digest(self.config.to_json()))):
-            if not ranks.alike(digest, device):
+            if not collectives.same_on_all_ranks(digest, device):
                 raise ValueError(f"{what} must be the same on every rank, but the ranks' hashes differ")
-        autocast = ranks.engine_autocast(args)
-        return ranks.together(lambda: Probe(model, prompts, self.config, autocast, device), device)
+        autocast = engine_autocast(args)
+        return collectives.together(lambda: Probe(model, prompts, self.config, autocast, device), device)
 
     def _collect(self, trainer: Mapping[str, Any]) -> PromptSet:
         """The prompts given, or else those of the evaluation data if they are loaded, or of the training data."""
@@ -148,15 +149,7 @@ class SpinalCallback(TrainerCallback):
                     "prompts is None, but the trainer has no data set to take them from: give prompts=[...]"
                 )
             source = loader.dataset
-        config = self.config
-        return collect(
-            source,
-            trainer.get("processing_class"),
-            count=config.num_prompts,
-            longest=config.max_prompt_tokens,
-            with_answers=config.position == "response",
-            seed=config.seed,
-        )
+        return PromptSet.collect(source, trainer.get("processing_class"), self.config)
 
 
 def _digest(value: Any) -> str:

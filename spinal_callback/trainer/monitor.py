@@ -17,8 +17,8 @@ from transformers import TrainerControl, TrainerState
 from ..alerts.detector import Detector
 from ..alerts.rules import Limit
 from ..config import SpinalConfig
-from ..distributed import collectives as ranks
-from ..probe.probe import Probe
+from ..distributed import collectives
+from ..probe import Probe
 from ..records import LEVELS, TRAINER_KEYS, Alert, Header, Reading
 from ..run_folder import REFERENCE_FILE, checkpoint_name
 from ..sinks.recorder import Recorder
@@ -73,23 +73,23 @@ class Monitor:
             ValueError: the run's folder cannot be written.
         """
         home = self._resume(state)
-        ranks.together(lambda: self._open(header, home, state), self._device)
+        collectives.together(lambda: self._open(header, home, state), self._device)
         self._clock = Clock(state.global_step)  # from here: opening the sinks is not training
-        if self.probe.start is None:
+        for note in self.probe.notes:
+            self._say(note)
+        if self.probe.reference is None:
             self._guarded(self._take_reference, state, "no reading of the policy without adapters")
         if home is None:
             if state.global_step > 0:
-                now = "the policy as it is now" if self.probe.start is None else "the policy without adapters"
+                now = "the policy as it is now" if self.probe.reference is None else "the policy without adapters"
                 self._say(f"the checkpoint has no reference for these prompts; changes are measured from {now}")
             self._look(state, control)
 
     def before_optimizer_step(self, state: TrainerState) -> None:
         """Reads the gradients, if the step that they lead to will be probed."""
         if self._config.gradients and self._due(state, state.global_step + 1):
-            layers = self.probe.sampler.anatomy.layers
-            self._gradients = self._guarded(
-                lambda: ranks.squared_gradients(layers, self._device), state, "no gradient concentration"
-            )
+            squared = self.probe.sampler.squared_gradients
+            self._gradients = self._guarded(squared, state, "no gradient concentration")
 
     def step_ended(self, state: TrainerState, control: TrainerControl) -> None:
         if self._due(state, state.global_step) or control.should_training_stop:
@@ -110,7 +110,9 @@ class Monitor:
         folder = self._folder / checkpoint_name(state.global_step)
         self._checkpoints.append(state.global_step)
         if state.is_world_process_zero:
-            self._guarded(lambda: self.probe.save_start(folder / REFERENCE_FILE), state, "the reference was not saved")
+            self._guarded(
+                lambda: self.probe.save_reference(folder / REFERENCE_FILE), state, "the reference was not saved"
+            )
         self._remember(state)
 
     def end(self, state: TrainerState, control: TrainerControl, last_weights: bool) -> None:
@@ -130,7 +132,7 @@ class Monitor:
         self._last_step = step
         fitted, began = dict(self.probe.sampler.at_a_time), time.perf_counter()
         reading = self._guarded(
-            lambda: ranks.together(lambda: self.probe.read(step, gradients), self._device), state, "no reading"
+            lambda: collectives.together(lambda: self.probe.read(step, gradients), self._device), state, "no reading"
         )
         if reading is None:
             self._clock.add_probe(time.perf_counter() - began)
@@ -159,7 +161,7 @@ class Monitor:
         own = [self._clock.add_probe(reading.seconds), float(reading.peak_bytes)]
         own += [reading.seconds, self._clock.step_seconds(state.global_step), self._clock.spent]
         own += [self._logged.get(key, math.nan) for key in TRAINER_KEYS]
-        overhead, peak, seconds, step, spent, *logged = ranks.from_zero(own, self._device)
+        overhead, peak, seconds, step, spent, *logged = collectives.broadcast_from_zero(own, self._device)
         trainer = {key: value for key, value in zip(TRAINER_KEYS, logged, strict=True) if key in self._logged}
         agreed = dataclasses.replace(reading, seconds=seconds, overhead=overhead, peak_bytes=int(peak), trainer=trainer)
         return agreed, Cost(seconds, step, spent)
@@ -192,7 +194,7 @@ class Monitor:
     def _take_reference(self) -> None:
         """Reads an adapter run's policy without its adapters; a full model's reference is its first reading."""
         began = time.perf_counter()
-        ranks.together(self.probe.take_reference, self._device)
+        collectives.together(self.probe.take_reference, self._device)
         self._clock.add_probe(time.perf_counter() - began)
 
     def _resume(self, state: TrainerState) -> Path | None:
@@ -201,9 +203,9 @@ class Monitor:
         if state.global_step > 0 and saved is not None:
             # the Trainer does not say where it resumes from: this run's folder, or that of the run which was saved
             home = find_reference(self.probe, saved, (self._folder, Path(saved.folder)))
-        everywhere = ranks.least(int(home is not None), self._device)
+        everywhere = collectives.least(int(home is not None), self._device)
         if saved is None or not everywhere:
-            self.probe.start = None
+            self.probe.reference = None
             return None
         if self._config.every == "auto":
             self._schedule.adopt(saved.last, saved.interval)
@@ -256,5 +258,5 @@ class Monitor:
             return None
 
     def _say(self, text: str) -> None:
-        if ranks.rank() == 0:
+        if collectives.rank() == 0:
             say(f"spinal  {text}")

@@ -71,7 +71,7 @@ def find_reference(probe: Probe, saved: RunState, folders: Iterable[Path]) -> Pa
     Every checkpoint of a run has the same reference, so any of them will do.
     """
     for folder in folders:
-        if any(probe.load_start(file, saved.reference) for file in references(folder)):
+        if any(probe.load_reference(file, saved.reference) for file in references(folder)):
             return folder
     return None
 

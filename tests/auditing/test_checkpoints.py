@@ -11,7 +11,7 @@ from architectures import perturbed
 
 from spinal_callback.auditing.checkpoints import Checkpoint, entrance, find
 from spinal_callback.config import SpinalConfig
-from spinal_callback.probe.probe import Probe
+from spinal_callback.probe import Probe
 from spinal_callback.probe.prompts import PromptSet
 
 IDS = torch.tensor([tiny.prompts(1)[0]])
@@ -253,7 +253,7 @@ def read(model, device=None, **fields):
     prompts = tiny.prompts(24)
     probe = Probe(model, PromptSet(prompts, [0] * 24), SpinalConfig(num_prompts=24, **fields), device=device)
     first = probe.read(0)
-    return first, probe.read(1), probe.start
+    return first, probe.read(1), probe.reference
 
 
 @pytest.mark.parametrize("fields", [{}, {"top_k": 5}])

@@ -16,7 +16,7 @@ from spinal_callback.auditing.p_values import holm, p_values
 from spinal_callback.auditing.results import Change
 from spinal_callback.auditing.significance import paired, turning_points
 from spinal_callback.config import SpinalConfig
-from spinal_callback.probe import measures
+from spinal_callback.probe import contraction, measures
 from spinal_callback.probe.sample import Sample
 
 NAN = math.nan
@@ -72,7 +72,7 @@ def test_holm_by_hand():
 
 @pytest.fixture(scope="module")
 def pair():
-    from spinal_callback.probe.probe import Probe
+    from spinal_callback.probe import Probe
     from spinal_callback.probe.prompts import PromptSet
 
     samples, told = [], []
@@ -149,9 +149,9 @@ def test_the_jackknife_interval_of_contraction_covers_its_mean_over_draws():
         alpha, left_out = [], []
         for m in maps:
             h = x @ m.T
-            alpha.append(measures.tail_exponent(measures.spectrum(h), config.tail_ranks(64, width))[0])
+            alpha.append(contraction.tail_exponent(contraction.spectrum(h), config.tail_ranks(64, width))[0])
             groups = torch.arange(64) % 8
-            left_out.append(measures.deleted_exponents(h, groups, [config.tail_ranks(56, width, least=2)] * 8))
+            left_out.append(contraction.deleted_exponents(h, groups, [config.tail_ranks(56, width, least=2)] * 8))
         changes.append(float(alpha[1] - alpha[0]))
         errors.append(float(measures.jackknife_error(left_out[1] - left_out[0])))
     missed = np.abs(np.array(changes) - np.mean(changes)) / np.array(errors)

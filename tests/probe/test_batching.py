@@ -1,11 +1,11 @@
-"""batches.py: what each rank runs, in which batches, and which beginning is run once for all."""
+"""What each rank runs, in which batches, and which prefix is run once for all prompts."""
 
 import itertools
 import random
 
 import pytest
 
-from spinal_callback.probe.batching import BATCH, batches, common_start, shares
+from spinal_callback.probe.batching import BATCH_COST, batches, common_prefix, shares
 
 
 def draw(count, seed=0, longest=120):
@@ -56,28 +56,28 @@ def test_no_other_split_of_the_prompts_by_length_is_cheaper(seed, budget, batch)
 
 def test_where_padding_is_cheap_batches_are_full():
     tokens = draw(64)
-    assert len(batches(list(range(64)), tokens, 1 << 20, batch=sum(tokens))) == 1
-    assert len(batches(list(range(64)), tokens, 1 << 20, batch=BATCH)) > 1
+    assert len(batches(list(range(64)), tokens, 1 << 20, batch_cost=sum(tokens))) == 1
+    assert len(batches(list(range(64)), tokens, 1 << 20, batch_cost=BATCH_COST)) > 1
 
 
 HEAD = [5, 6, 7, 8, 9, 10]
 
 
-def test_a_common_start_is_found_though_some_prompts_lost_theirs():
+def test_a_common_prefix_is_found_though_some_prompts_lost_theirs():
     prompts = [[*HEAD, 20 + i, 3] for i in range(10)] + [[9, 10, 40, 3], [50, 3]]
-    assert common_start(prompts, [len(p) - 1 for p in prompts]) == HEAD
+    assert common_prefix(prompts, [len(p) - 1 for p in prompts]) == HEAD
 
 
-def test_a_start_ends_before_the_first_position_that_is_kept():
+def test_a_prefix_ends_before_the_first_position_that_is_kept():
     prompts = [[*HEAD, 20 + i, 3] for i in range(10)]
-    assert common_start(prompts, [4] * 10) == HEAD[:4]
-    assert common_start([HEAD] * 3, [len(HEAD) - 1] * 3) == HEAD[:-1]
+    assert common_prefix(prompts, [4] * 10) == HEAD[:4]
+    assert common_prefix([HEAD] * 3, [len(HEAD) - 1] * 3) == HEAD[:-1]
 
 
-def test_the_start_that_saves_most_is_chosen():
+def test_the_prefix_that_saves_most_is_chosen():
     deep, shallow = [[*HEAD, *range(20, 30), 90 + i] for i in range(8)], [[*HEAD[:2], 60 + i] for i in range(5)]
     both = deep + shallow
-    assert common_start(both, [len(p) - 1 for p in both]) == [*HEAD, *range(20, 30)]
+    assert common_prefix(both, [len(p) - 1 for p in both]) == [*HEAD, *range(20, 30)]
 
 
 @pytest.mark.parametrize(
@@ -88,5 +88,5 @@ def test_the_start_that_saves_most_is_chosen():
         [[1, *range(i, i + 60)] for i in range(2, 50)],  # one token of sixty
     ],
 )
-def test_a_start_that_saves_little_is_none(prompts):
-    assert common_start(prompts, [len(p) - 1 for p in prompts]) == []
+def test_a_prefix_that_saves_little_is_not_used(prompts):
+    assert common_prefix(prompts, [len(p) - 1 for p in prompts]) == []

@@ -8,16 +8,17 @@ import tiny
 import torch
 import transformers as hf
 from architectures import ARCHITECTURES, FEW, LLAMA_LIKE, WEIGHTLESS, Architecture
-from reads import LLAMA, PROMPTS, assert_near, lens, proven, states, truth
+from reads import LLAMA, PROMPTS, assert_near, checked, lens, states, truth
 
-from spinal_callback.probe import model_parts as anatomy
+from spinal_callback.probe.hooks import kept_states, stack_states
 from spinal_callback.probe.logit_lens import lens_chunks
+from spinal_callback.probe.model_parts import locate
 
 NAMES = pytest.mark.parametrize("name", ARCHITECTURES)
 
 
 def read(model, prompts=PROMPTS):
-    found = proven(model)
+    found = checked(model)
     return lens(model, found, states(model, found, prompts))
 
 
@@ -37,7 +38,7 @@ def differ(a, b, least=0.05):
 def test_lens_equals_the_hand_made_one_at_every_layer(name):
     arch = ARCHITECTURES[name]
     model = arch.build()
-    found = proven(model)
+    found = checked(model)
     h, z = truth(model, arch)
     kept = states(model, found)
     assert len(list(lens_chunks(found, kept, 100))) > 5, "the vocabulary was not split"
@@ -49,7 +50,7 @@ def test_lens_equals_the_hand_made_one_at_every_layer(name):
 @NAMES
 def test_lens_proves_itself_in_bfloat16(name):
     model = ARCHITECTURES[name].build().to(torch.bfloat16)
-    found = proven(model)
+    found = checked(model)
     got = lens(model, found, states(model, found))
     assert got.dtype == torch.float32
     assert_near(got[-1], own_logits(model), 0.05)
@@ -73,7 +74,7 @@ def test_a_norm_applied_twice_or_not_at_all_would_show(name):
 @pytest.mark.parametrize("name", ["llama", "gpt2", "bloom", "opt", "gemma2", "qwen3-moe", "mamba"])
 def test_padding_to_the_right_is_invisible(name):
     model = ARCHITECTURES[name].build()
-    found = proven(model)
+    found = checked(model)
     alone = torch.cat([states(model, found, [p]) for p in PROMPTS], dim=1)
     assert_near(states(model, found, pad=0), alone, 1e-5)
     assert_near(states(model, found, pad=57, more=9), alone, 1e-5)
@@ -82,10 +83,10 @@ def test_padding_to_the_right_is_invisible(name):
 
 def test_parts_are_the_live_ones():
     model = LLAMA.build()
-    found = anatomy.locate(model)
+    found = locate(model)
     assert found.layers == list(model.model.layers)
     assert found.norm is model.model.norm and found.head is model.lm_head and found.forward is model.model
-    proven(model)
+    checked(model)
     assert not any(m._forward_hooks for m in model.modules())
     before = read(model)
     with torch.no_grad():
@@ -126,7 +127,7 @@ def test_lens_reads_the_adapted_model(name):
     _, merged = truth(copy.deepcopy(model).merge_and_unload())
     assert differ(merged[-1], z0[-1]), "the adapter does nothing"
     assert_near(got, merged)
-    found = proven(model)
+    found = checked(model)
     assert found.name == "LlamaForCausalLM"
     with model.disable_adapter():
         assert_near(lens(model, found, states(model, found)), z0)
@@ -236,16 +237,16 @@ def test_refused_with_words(name):
     build, words = REFUSED[name]
     model = build().eval()
     with pytest.raises(ValueError, match=words):
-        proven(model)
+        checked(model)
 
 
 def test_a_layer_that_did_not_run_is_named():
     with pytest.raises(RuntimeError, match=r"no hidden states from layers \[1, 3\]"):
-        anatomy.stack_states([None, torch.zeros(2, 4), None])
+        stack_states([None, torch.zeros(2, 4), None])
 
 
 def test_hooks_never_raise_and_leave():
     layer = torch.nn.Linear(4, 4)
-    with anatomy.kept_states([layer], (torch.tensor([9]), torch.tensor([9])), 2) as kept:
+    with kept_states([layer], (torch.tensor([9]), torch.tensor([9])), 2) as kept:
         layer(torch.zeros(1, 2, 4))  # index out of range
     assert kept == [None] and not layer._forward_hooks

@@ -12,8 +12,7 @@ import torch
 from architectures import ARCHITECTURES, DEEP, DEPTH, deep, perturbed
 
 from spinal_callback.config import SpinalConfig
-from spinal_callback.probe import sample
-from spinal_callback.probe.probe import Probe, probe
+from spinal_callback.probe import Probe, sampler
 from spinal_callback.probe.prompts import PromptSet
 
 COUNT, WINDOW = 24, (7, 9)
@@ -108,7 +107,7 @@ def test_reading_equals_the_reference_before_and_after_a_change(name, dtype, rel
 @pytest.mark.parametrize("k", [1, 5])
 @pytest.mark.parametrize("block", [1 << 21, 2000])
 def test_top_k_equals_the_reference(k, block, monkeypatch):
-    monkeypatch.setattr(sample, "LOGITS_BLOCK", block)
+    monkeypatch.setattr(sampler, "LOGITS_BLOCK", block)
     model = deep()
     reading = probe_of(model, config=SpinalConfig(num_prompts=COUNT, top_k=k)).read(0)
     z = trace(model)["z"]
@@ -179,7 +178,7 @@ def test_bfloat16_is_no_worse_than_the_naive_method():
 def test_batch_size_does_not_matter(tokens, monkeypatch):
     model = deep()
     whole = probe_of(model).read(0)
-    monkeypatch.setattr(sample, "BATCH_TOKENS", tokens)
+    monkeypatch.setattr(sampler, "BATCH_TOKENS", tokens)
     same(probe_of(model).read(0), whole)
 
 
@@ -189,7 +188,7 @@ def test_prompt_order_does_not_matter():
     same(ahead.read(0), back.read(0))
     perturbed(model)
     same(ahead.read(1), back.read(1), names=("alpha", "transport", "displacement", "localization", "delta_align"))
-    pairs = zip(ahead.start.transport.T, back.start.transport.T.flip(0), strict=True)
+    pairs = zip(ahead.reference.transport.T, back.reference.transport.T.flip(0), strict=True)
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in pairs), "each prompt keeps its own place"
 
 
@@ -203,15 +202,8 @@ def test_chunk_size_does_not_matter(head, block, monkeypatch):
     twin = copy.deepcopy(model)
     whole = probe_of(model)
     first, second = whole.read(0), perturbed(model) and whole.read(1)
-    monkeypatch.setattr(sample, "LOGITS_BLOCK", block)
+    monkeypatch.setattr(sampler, "LOGITS_BLOCK", block)
     pieces = probe_of(twin)
     same(pieces.read(0), first)
     perturbed(twin)
     same(pieces.read(1), second, names=("transport", "entropy", "displacement", "localization"))
-
-
-def test_probe_is_a_reading_against_itself():
-    model = deep()
-    reading = probe(model, PROMPTS)
-    same(reading, probe_of(model).read(0), rel=1e-12)
-    assert reading.step == 0 and reading.displacement == 0

@@ -12,9 +12,7 @@ from architectures import DEPTH, deep
 from peft import get_peft_model
 
 from spinal_callback.config import SpinalConfig
-from spinal_callback.probe import logit_lens as lens
-from spinal_callback.probe import sample
-from spinal_callback.probe.probe import Probe
+from spinal_callback.probe import Probe, sampler
 from spinal_callback.probe.prompts import PromptSet
 from spinal_callback.records import dump_record
 
@@ -55,7 +53,7 @@ def test_out_of_memory_halves_the_batch_and_reads_the_same():
     model = deep()
     calm = probe_of(model).read(0)
     probe, sizes = probe_of(model), []
-    forward = probe.sampler.anatomy.forward
+    forward = model.model.forward
 
     def one_at_a_time(input_ids, **fields):
         sizes.append(len(input_ids))
@@ -63,7 +61,7 @@ def test_out_of_memory_halves_the_batch_and_reads_the_same():
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(input_ids=input_ids, **fields)
 
-    probe.sampler.anatomy.forward = one_at_a_time
+    model.model.forward = one_at_a_time
     assert_same(probe.read(0), calm)
     assert max(sizes) > 1 and sizes[-COUNT:] == [1] * COUNT
     failed = len(sizes)
@@ -78,7 +76,7 @@ def test_out_of_memory_in_the_lens_halves_its_pieces_and_reads_the_same(monkeypa
     if adapted:
         model = get_peft_model(model, tiny.lora(target_modules=["lm_head"])).eval()
     calm = probe_of(model).read(0)
-    probe, sizes, chunks = probe_of(model), [], lens.lens_chunks
+    probe, sizes, chunks = probe_of(model), [], sampler.lens_chunks
     room = 4 * 100 * DEPTH  # logits: those of four rows
 
     def tight(found, states, block):
@@ -88,7 +86,7 @@ def test_out_of_memory_in_the_lens_halves_its_pieces_and_reads_the_same(monkeypa
                 torch.empty(1 << 62, dtype=torch.uint8)  # as much as no machine has
             yield cols, z
 
-    monkeypatch.setattr(lens, "lens_chunks", tight)
+    monkeypatch.setattr(sampler, "lens_chunks", tight)
     assert_same(probe.read(0), calm)
     assert sizes[0] > room and max(sizes[-3:]) <= room
     failed = len(sizes)
@@ -97,8 +95,8 @@ def test_out_of_memory_in_the_lens_halves_its_pieces_and_reads_the_same(monkeypa
 
 
 def test_a_failed_batch_is_freed_before_the_next_try():
-    probe = probe_of(deep())
-    forward, held = probe.sampler.anatomy.forward, []
+    model, held = deep(), []
+    probe, forward = probe_of(model), model.model.forward
 
     def hungry(input_ids, **fields):
         assert not any(activations() is not None for activations in held), "still there at the next try"
@@ -108,7 +106,7 @@ def test_a_failed_batch_is_freed_before_the_next_try():
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(input_ids=input_ids, **fields)
 
-    probe.sampler.anatomy.forward = hungry
+    model.model.forward = hungry
     gc.disable()  # memory that waits for the collector is not there for the next try
     try:
         probe.read(0)
@@ -126,12 +124,12 @@ def test_what_cannot_be_helped_is_raised_and_leaves_no_hooks(error):
         tries.append(len(input_ids))
         raise error("the reason")
 
-    probe.sampler.anatomy.forward = broken
+    model.model.forward = broken
     with pytest.raises(error, match="the reason"):
         probe.read(0)
     assert len(tries) == (1 if error is KeyError else 13) and (tries[-1] > 1) == (error is KeyError)
     assert model.training and not any(m._forward_hooks for m in model.modules())
-    assert probe.start is None
+    assert probe.reference is None
 
 
 def test_too_few_prompts():
@@ -149,7 +147,7 @@ def test_window_outside_the_depth():
 
 def test_states_too_large_to_keep_name_the_number_that_fits(monkeypatch):
     model = deep(dtype=torch.float32)
-    monkeypatch.setattr(sample, "STATES_LIMIT", 12 * 32 * DEPTH * 4)
+    monkeypatch.setattr(sampler, "STATES_LIMIT", 12 * 32 * DEPTH * 4)
     with pytest.raises(ValueError, match=r"position='last' with num_prompts=24 .* num_prompts=12 would fit"):
         probe_of(model)
     assert probe_of(model, PROMPTS[:12]).read(0).prompts == 12

@@ -30,6 +30,14 @@ def smollm2():
     return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32), prompts.ids
 
 
+def reading(model, prompts):
+    from spinal_callback import SpinalConfig
+    from spinal_callback.probe import Probe
+    from spinal_callback.probe.prompts import PromptSet
+
+    return Probe(model, PromptSet(prompts, [0] * len(prompts)), SpinalConfig(num_prompts=len(prompts))).read(step=0)
+
+
 def exponents(h, eps):
     return np.array([reference.tail_exponent(layer, eps=eps)[0] for layer in h])
 
@@ -39,11 +47,9 @@ def test_float32_against_float64(smollm2):
 
     Where that passes the limit, ours may be little further off than states of one prompt at a time, read exactly.
     """
-    from spinal_callback.probe.probe import probe
-
     torch.set_num_threads(2)
     model, prompts = smollm2
-    told, read = reference.reference_trace(model, prompts, *PARTS), probe(model, prompts)
+    told, read = reference.reference_trace(model, prompts, *PARTS), reading(model, prompts)
     alpha = exponents(told["h"], 1.2e-7)
     transport = np.concatenate([reference.transport(told["z"][i : i + 2]).mean(1) for i in range(len(alpha) - 1)])
     errors = np.abs(np.array(read.alpha) / alpha - 1)
@@ -59,11 +65,9 @@ def test_bfloat16_errs_no_more_than_the_naive_method(smollm2):
     """Truth: the bfloat16 weights run in float64. Naive: bfloat16 all the way, log-softmax and arccos included."""
     import copy
 
-    from spinal_callback.probe.probe import probe
-
     torch.set_num_threads(2)
     model, prompts = copy.deepcopy(smollm2[0]).to(torch.bfloat16), smollm2[1]
-    told, read = reference.reference_trace(model, prompts, *PARTS), probe(model, prompts)
+    told, read = reference.reference_trace(model, prompts, *PARTS), reading(model, prompts)
     truth = exponents(told["h"], 1.2e-7), reference.transport(told["z"]).mean(1)
     hidden, transport = one_at_a_time(model, prompts)
     naive = exponents(hidden, 7.8e-3), transport

@@ -1,4 +1,4 @@
-"""The half of measures.py that reads distributions: Fisher-Rao distances, entropy, the top tokens, from a stream."""
+"""Fisher-Rao distances, entropy and the top tokens of a stream of logits, against reference.py."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 import reference
 import torch
 
-from spinal_callback.probe import measures
+from spinal_callback.probe import transport
 
 SHAPES = [(2, 3, 50), (5, 1, 7), (4, 6, 999)]
 DTYPES = [torch.float32, torch.float64]
@@ -19,7 +19,7 @@ def draw(*shape, seed=0, scale=2.0, dtype=torch.float64):
 
 
 def stream(z, chunk=None, entropy_of=-1):
-    out = measures.FisherRaoStream(entropy_of)
+    out = transport.FisherRaoStream(entropy_of)
     for piece in z.split(chunk or z.shape[-1], dim=-1):
         out.update(piece)
     return out
@@ -46,8 +46,8 @@ def test_distances_and_entropy_match_the_reference(shape, dtype, scale):
 def test_fisher_rao_of_a_cosine():
     cosine = torch.tensor([1.0, 0.5, 0.0, 1.0 + 1e-16, -1e-16], dtype=torch.float64)  # rounding may leave [0, 1]
     want = [0, 2 * math.pi / 3, math.pi, 0, math.pi]
-    assert measures.fisher_rao(cosine).tolist() == pytest.approx(want, abs=1e-12)
-    assert measures.fisher_rao(torch.tensor(math.nan)).isnan()
+    assert transport.fisher_rao(cosine).tolist() == pytest.approx(want, abs=1e-12)
+    assert transport.fisher_rao(torch.tensor(math.nan)).isnan()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -145,7 +145,7 @@ def test_distances_do_not_see_a_shift_of_the_logits_but_see_a_factor():
 @pytest.mark.parametrize("k", [1, 5, 60, 100])
 def test_top_tokens_match_the_reference_in_any_chunking(k, chunk):
     z = draw(4, 5, 60)
-    best = measures.TopTokens(k)
+    best = transport.TopTokens(k)
     for offset in range(0, 60, chunk):
         best.update(z[..., offset : offset + chunk], offset)
     union = best.union(60)

@@ -8,7 +8,7 @@ import tiny
 import torch
 
 from spinal_callback.config import SpinalConfig
-from spinal_callback.probe.probe import Probe
+from spinal_callback.probe import Probe
 from spinal_callback.probe.prompts import PromptSet
 from spinal_callback.probe.undisturbed import undisturbed
 

@@ -1,4 +1,4 @@
-"""Runs scenarios of `worker.py`, or of another such file, under torchrun with two gloo ranks, within a time limit."""
+"""Runs scenarios of a worker file under torchrun with two gloo ranks; kills them if they hang."""
 
 import json
 import os
@@ -10,18 +10,18 @@ from pathlib import Path
 from paths import PYTHONPATH, SUPPORT
 
 
-def launch(folder, *scenarios, limit=400, killed_by_last=False, worker="worker.py", extra=None):
+def launch(folder, *scenarios, worker, limit=400, killed_by_last=False, extra=None):
     """Runs the scenarios, one after the other in the same two processes.
 
     Args:
         folder: where they work; each gets `folder/<scenario>`.
-        limit: seconds after which the workers dump where they hang and end, then everything is killed.
-        killed_by_last: whether the last scenario ends the processes.
         worker: the file that has the scenarios.
+        limit: seconds after which the workers print where they hang and end, then everything is killed.
+        killed_by_last: whether the last scenario ends the processes.
         extra: environment variables for it.
 
     Returns:
-        {scenario: [what rank 0 gave, what rank 1 gave]}; None for a rank that did not come to its end.
+        {scenario: [what rank 0 returned, what rank 1 returned]}; None for a rank that did not reach its end.
     """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = (

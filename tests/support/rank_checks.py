@@ -3,11 +3,12 @@
 import json
 
 import pytest
+import reference
 import tiny
 import torch
 
 from spinal_callback import SpinalConfig
-from spinal_callback.probe.probe import Probe
+from spinal_callback.probe import Probe
 from spinal_callback.probe.prompts import PromptSet
 from spinal_callback.records import dump_record
 
@@ -50,3 +51,17 @@ def assert_twins(result):
         assert steps(rank["watched"]["readings"]) == [0, 2, 4, 6]
         assert failures(rank["watched"]) == []
     assert result[0]["watched"]["readings"] == result[1]["watched"]["readings"]
+
+
+def assert_concentration(rank):
+    """Of each reading: that of the gradients just before the step, made whole and summed here in float64."""
+    for reading in rank["watched"]["readings"][1:]:
+        expected = reference.gradient_concentration(rank["norms"][reading["step"] - 1], 7, 9)
+        assert 0 < expected < 1 and reading["gradient_concentration"] == pytest.approx(expected, rel=1e-6)
+
+
+def assert_as_in_one_process(folder, told, model):
+    """The first and the last reading are those that one process takes of the same weights."""
+    alone = one_process(folder, told, model)
+    for reading, expected in zip((told["readings"][0], told["readings"][-1]), alone, strict=True):
+        assert_same_reading(reading, expected)

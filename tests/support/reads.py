@@ -1,23 +1,22 @@
-"""A small model read by the package (its anatomy, proven, its hidden states, its lens) and by the reference."""
+"""A small model read by the package (its parts, checked, its hidden states, its lens) and by the reference."""
 
 import reference
 import torch
 from architectures import ARCHITECTURES
 
-from spinal_callback.probe import lens_check as proof
-from spinal_callback.probe import model_parts as anatomy
+from spinal_callback.distributed.sharding import Replicated
+from spinal_callback.probe.hooks import kept_states, stack_states
+from spinal_callback.probe.lens_check import check_lens
 from spinal_callback.probe.logit_lens import lens_chunks
+from spinal_callback.probe.model_parts import locate
 from spinal_callback.probe.undisturbed import undisturbed
 
 LLAMA = ARCHITECTURES["llama"]
 PROMPTS = [[11, 42, 7], [90, 3, 55, 21, 8, 33, 61, 12, 29, 40, 77], [64], [5, 9, 30, 17, 8, 44, 2, 71]]
 
 
-def proven(model):
-    found = anatomy.locate(model)
-    with undisturbed(model):
-        proof.prove(model.config, found, proof.observe(model, found, PROMPTS[1][:6], torch.device("cpu")))
-    return found
+def checked(model):
+    return check_lens(model, locate(model), PROMPTS[1][:6], Replicated(), torch.device("cpu"))
 
 
 def states(model, found, prompts=PROMPTS, pad=0, more=0):
@@ -26,9 +25,9 @@ def states(model, found, prompts=PROMPTS, pad=0, more=0):
     ids = torch.tensor([p + [pad] * (longest - len(p)) for p in prompts])
     mask = torch.tensor([[1] * len(p) + [0] * (longest - len(p)) for p in prompts])
     where = torch.arange(len(prompts)), torch.tensor([len(p) - 1 for p in prompts])
-    with undisturbed(model), anatomy.kept_states(found.layers, where, longest) as kept:
+    with undisturbed(model), kept_states(found.layers, where, longest) as kept:
         found.forward(input_ids=ids, attention_mask=mask, use_cache=False)
-    return anatomy.stack_states(kept)
+    return stack_states(kept)
 
 
 def lens(model, found, h, block=100):

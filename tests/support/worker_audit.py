@@ -1,4 +1,4 @@
-"""What one rank does in an audit under torchrun: see `worker.py` and `test_auditing.py`."""
+"""What one rank does in an audit: see `worker.py` and `test_audit_on_two_ranks.py`."""
 
 import contextlib
 import io

@@ -6,6 +6,7 @@ As `worker.py`, but the model is loaded from a folder: with ZeRO-3 it is sharded
 import contextlib
 import io
 import os
+from unittest import mock
 
 os.environ["DS_ACCELERATOR"] = "cpu"  # before deepspeed is imported
 
@@ -23,10 +24,8 @@ from trl import DPOConfig, DPOTrainer
 from twins import language_rows
 from worker import RANK, Seen, failing_in_layer_5, main, outcome
 
-from spinal_callback.distributed import collectives as ranks
-from spinal_callback.probe import logit_lens as lens
-from spinal_callback.probe import sample
-from spinal_callback.probe.sample import Sampler
+from spinal_callback.probe import lens_check, sampler
+from spinal_callback.probe.sampler import Sampler
 
 SMALL_BATCH = 35  # tokens: one rank has more batches of the probe than the other
 
@@ -89,7 +88,7 @@ def head_adapted(folder, home, arguments, callbacks):
 def whole(model):
     weights = {}
     for name, p in model.state_dict(keep_vars=True).items():
-        gathered = [p] if ranks.is_zero3(model) and hasattr(p, "ds_id") else []
+        gathered = [p] if hasattr(p, "ds_id") else []
         with deepspeed.zero.GatheredParameters(gathered, modifier_rank=None, enabled=bool(gathered)):
             weights[name] = p.detach().clone()
     return weights
@@ -99,15 +98,15 @@ worker.whole = whole
 
 
 def pair(folder, *others, **how):
-    callback, usual = Seen(), sample.BATCH_TOKENS
-    sample.BATCH_TOKENS = SMALL_BATCH
+    callback, usual = Seen(), sampler.BATCH_TOKENS
+    sampler.BATCH_TOKENS = SMALL_BATCH
     try:
         plain = trained(folder / "plain", **how)
         with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.redirect_stderr(said):
             watched = trained(folder / "watched", callback, *others, **how)
         return {"plain": plain, "watched": watched, "said": said.getvalue(), "rank": RANK}
     finally:
-        sample.BATCH_TOKENS = usual
+        sampler.BATCH_TOKENS = usual
 
 
 def zero1_untied(folder):
@@ -235,39 +234,39 @@ def zero3_fails_as_it_comes(folder):
 
 def zero3_gathered(folder):
     """How many elements of the policy are whole at most, at any time in the probe, and how many after it."""
-    seen = {"in layers": 0, "in lens": 0, "after": 0}
-    probe, real_chunks = {"prove": Sampler._prove, "sample": Sampler.sample}, lens.lens_chunks
+    seen, chunks = {"in layers": 0, "in lens": 0, "after": 0}, sampler.lens_chunks
 
     def count(model, where):
         held = [p for p in model.parameters() if getattr(p, "ds_status", None) != ZeroParamStatus.NOT_AVAILABLE]
         whole_now = sum(getattr(p, "ds_numel", p.numel()) for p in held)  # a plain parameter is whole
         seen[where] = max(seen[where], whole_now)
 
-    def counted(real):
-        def wrapper(self, *args, **kwargs):
-            def chunks(*a):
-                for item in real_chunks(*a):
-                    count(self._model, "in lens")
+    def counted(real, model_of):
+        def wrapper(first, *args, **kwargs):
+            def counted_chunks(*a):
+                for item in chunks(*a):
+                    count(model_of(first), "in lens")
                     yield item
 
-            lens.lens_chunks = chunks
             # of every module, and before its own hooks: what it needs is still gathered
-            handle = register_module_forward_hook(lambda *_: count(self._model, "in layers"))
+            handle = register_module_forward_hook(lambda *_: count(model_of(first), "in layers"))
             try:
-                return real(self, *args, **kwargs)
+                with (
+                    mock.patch.object(sampler, "lens_chunks", counted_chunks),
+                    mock.patch.object(lens_check, "lens_chunks", counted_chunks),
+                ):
+                    return real(first, *args, **kwargs)
             finally:
-                lens.lens_chunks = real_chunks
                 handle.remove()
-                count(self._model, "after")
+                count(model_of(first), "after")
 
         return wrapper
 
-    Sampler._prove, Sampler.sample = counted(Sampler._prove), counted(Sampler.sample)
-    try:
-        result = trained(folder, Seen(), zero=engine(3, **SHARDED))
-    finally:
-        Sampler._prove, Sampler.sample = probe["prove"], probe["sample"]
-    return result | {"gathered": seen}
+    with (
+        mock.patch.object(sampler, "check_lens", counted(sampler.check_lens, lambda model: model)),
+        mock.patch.object(Sampler, "sample", counted(Sampler.sample, lambda taker: taker._model)),
+    ):
+        return trained(folder, Seen(), zero=engine(3, **SHARDED)) | {"gathered": seen}
 
 
 if __name__ == "__main__":

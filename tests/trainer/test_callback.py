@@ -16,7 +16,7 @@ from training import trainer
 from transformers import TrainerCallback
 
 from spinal_callback import MemorySink, Reading, SpinalCallback, SpinalConfig, load_trace
-from spinal_callback.probe.sample import Sampler
+from spinal_callback.probe.sampler import Sampler
 
 SMALL = {"num_prompts": 20}
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallba
 from spinal_callback import MemorySink
 from spinal_callback.config import SpinalConfig
 from spinal_callback.probe.model_parts import without_adapters
-from spinal_callback.probe.sample import Sampler
+from spinal_callback.probe.sampler import Sampler
 from spinal_callback.trainer.schedule import Clock
 
 
@@ -154,15 +154,15 @@ def test_training_leaves_the_reference_policy_alone(tmp_path, mode):
     """Read again without a second model after training, `modules_to_save` among what was trained."""
     trainer, _ = run(tmp_path, MODES[mode], twins.watcher())
     probe = twins.probe_of(trainer)
-    assert same(probe.sampler.without_adapters(), probe.start)
-    assert not torch.equal(probe.sampler.sample().alpha, probe.start.alpha)
+    assert same(probe.sampler.without_adapters(), probe.reference)
+    assert not torch.equal(probe.sampler.sample().alpha, probe.reference.alpha)
 
 
 @pytest.mark.parametrize("mode", ["lora", "modules_to_save", "dora"])
 def test_the_reference_of_trls_adapter_is_the_model_without_it(tmp_path, mode):
     trainer, _ = run(tmp_path, MODES[mode], twins.watcher())
     probe = twins.probe_of(trainer)
-    assert same(probe.start, read_alone(twins.policy(), probe.prompts))
+    assert same(probe.reference, read_alone(twins.policy(), probe.prompts))
 
 
 @pytest.mark.parametrize("mode", ["users_own", "users_own_modules_to_save"])
@@ -170,8 +170,8 @@ def test_the_reference_of_a_users_adapter_is_the_adapter_as_it_came(tmp_path, mo
     trainer, _ = run(tmp_path, MODES[mode], twins.watcher())
     probe = twins.probe_of(trainer)
     torch.manual_seed(0)
-    assert same(probe.start, read_alone(MODES[mode]()["model"], probe.prompts))
-    assert not torch.equal(probe.start.alpha, read_alone(twins.policy(), probe.prompts).alpha)
+    assert same(probe.reference, read_alone(MODES[mode]()["model"], probe.prompts))
+    assert not torch.equal(probe.reference.alpha, read_alone(twins.policy(), probe.prompts).alpha)
 
 
 def test_a_trained_adapter_without_trls_copy_is_held_against_the_base_model(tmp_path):
@@ -179,7 +179,7 @@ def test_a_trained_adapter_without_trls_copy_is_held_against_the_base_model(tmp_
     memory = MemorySink()
     trainer, _ = run(tmp_path, lambda: {"model": users_own()()["model"]}, twins.watcher(memory), train=twins.plain)
     probe = twins.probe_of(trainer)
-    assert same(probe.start, read_alone(twins.policy(), probe.prompts))
+    assert same(probe.reference, read_alone(twins.policy(), probe.prompts))
     assert memory.readings[0].step == 0
     assert memory.readings[0].displacement > 0.1
 

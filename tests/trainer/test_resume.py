@@ -8,8 +8,7 @@ import twins
 from resuming import KINDS, killed, part, told, weights
 
 from spinal_callback import MemorySink, load_trace
-from spinal_callback.probe import sample
-from spinal_callback.probe.probe import Probe
+from spinal_callback.probe import Probe, sampler
 from spinal_callback.run_folder import trace_path
 from spinal_callback.trainer.schedule import Schedule
 
@@ -83,7 +82,7 @@ def test_what_memory_allows_is_remembered(tmp_path):
         patch.setattr(Probe, "read", halving)
         part(tmp_path, first, until=4)
     part(tmp_path, second, until=8, resume=True)
-    assert second.probe.sampler.at_a_time == {"tokens": 512, "logits": sample.LOGITS_BLOCK}
+    assert second.probe.sampler.at_a_time == {"tokens": 512, "logits": sampler.LOGITS_BLOCK}
 
 
 def test_a_new_interval_in_the_configuration_counts(tmp_path):

@@ -9,7 +9,7 @@ import twins
 from resuming import part
 from transformers import TrainerState
 
-from spinal_callback.probe.probe import Probe
+from spinal_callback.probe import Probe
 from spinal_callback.trainer.resume import KEY, RunState, load_state, save_state
 from spinal_callback.trainer.schedule import FIRST
 

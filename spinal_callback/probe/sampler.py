@@ -1,0 +1,212 @@
+"""Takes samples of one model with one set of prompts: forward pass, lens, spectra."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..config import SpinalConfig
+from ..distributed import collectives
+from ..distributed.sharding import backend_of
+from .contraction import deleted_exponents, effective_rank, gram, spectrum, tail_exponent
+from .forward import Forward
+from .lens_check import check_lens
+from .logit_lens import lens_chunks, row_blocks
+from .model_parts import locate, without_adapters
+from .prompts import PromptSet
+from .sample import Sample
+from .transport import FisherRaoStream, TopTokens
+from .undisturbed import undisturbed
+
+T = TypeVar("T")
+CHECKED_TOKENS = 16  # of the prompt that the lens check runs, at most
+BATCH_TOKENS = 4096  # padded tokens of one forward pass
+LOGITS_BLOCK = 1 << 21  # logits held at a time: 8 MiB of float32; fewer make narrow products, which are slow
+GPU_LOGITS_BLOCK = 1 << 26  # at most, on a GPU: 256 MiB of float32
+STATES_LIMIT = 2 << 30  # bytes of kept hidden states, all layers
+SPECTRA_BLOCK = 1 << 22  # entries of hidden states decomposed at a time (32 MiB of float64)
+JACKKNIFE_GROUPS = 8
+
+
+class Sampler:
+    """Takes samples of one model. Arguments and errors: see `probe.Probe`.
+
+    Attributes:
+        backend: what keeps the model's weights.
+        parts: the parts of the model, checked.
+        forward: the forward pass.
+        device: where inputs go and ranks talk.
+        at_a_time: tokens of a batch and logits of a piece of the lens at most; halved where memory runs out.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        prompts: PromptSet,
+        config: SpinalConfig,
+        autocast: torch.dtype | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        self._model, self._config = model, config
+        self.device = device or model.get_input_embeddings().weight.device
+        self.at_a_time = {"tokens": BATCH_TOKENS, "logits": _logits_block(self.device)}
+        self.backend = backend_of(model)
+        found = locate(model, self.backend.root_only)
+        config.late_window(len(found.layers))
+        tokens = min(prompts.ids, key=len)[:CHECKED_TOKENS]
+        self.parts = check_lens(model, found, tokens, self.backend, self.device, autocast)
+        self.forward = Forward(self.parts, prompts, self.backend, self.device)
+        self._counts = self.forward.counts  # kept rows of each prompt
+        self._first_row = self._counts.cumsum(0) - self._counts  # of each prompt
+        self._tail_ranks = config.tail_ranks(int(self._counts.sum()), self.parts.width)
+        self._check_size(next(model.parameters()).element_size())
+
+    def _check_size(self, bytes_each: int) -> None:
+        rows, prompts = int(self._counts.sum()), len(self._counts)
+        size = rows * self.parts.width * len(self.parts.layers) * bytes_each
+        if size > STATES_LIMIT:
+            raise ValueError(
+                f"position={self._config.position!r} with num_prompts={prompts} keeps {rows} hidden states a layer,"
+                f" {size >> 20} MiB; num_prompts={prompts * STATES_LIMIT // size} would fit"
+            )
+
+    def sample(self, reference: Sample | None = None) -> Sample:
+        """One pass. Without a `reference` the final logits are kept, so that the sample can be one. A collective."""
+        with undisturbed(self._model, self.backend):
+            self.forward.share_prefix()
+            parts = self.forward.shares()
+            own = parts[collectives.rank()]
+            states = self._halving("tokens", lambda: self.forward.states(parts, self.at_a_time["tokens"]))
+            with self.backend.whole(self.parts.norm, self.parts.head):
+                read = self._halving("logits", lambda: self.read_lens(states, own, reference))
+        whole = collectives.summed_together(lambda: self._spread_over_prompts(states, own, read), self.device)
+        hidden = whole.pop("hidden")
+        whole |= collectives.summed_together(lambda: self.read_spectra(hidden), self.device)
+        whole = {name: x.cpu() for name, x in whole.items()}
+        return Sample(logits=whole.pop("logits").T, **whole)
+
+    def without_adapters(self) -> Sample | None:
+        """A sample of an adapter run's policy before any training, without a second model; None for a full model."""
+        with without_adapters(self._model) as has_adapters:
+            return self.sample() if has_adapters else None
+
+    def squared_gradients(self) -> Tensor:
+        """Squared norm of each layer's gradients as they are now: `[L]`; see `Backend.squared_gradients`."""
+        return self.backend.squared_gradients(self.parts.layers, self.device)
+
+    def remember(self, at_a_time: dict[str, int]) -> None:
+        """Takes no more at a time than `at_a_time`, to which an earlier process of the run had to go down."""
+        self.at_a_time = {what: min(now, at_a_time.get(what, now)) for what, now in self.at_a_time.items()}
+
+    def _halving(self, what: str, work: Callable[[], T]) -> T:
+        """What `work` returns. Where memory runs out on a rank, all try again with half as many `what` at a time."""
+        while True:
+            try:
+                return collectives.together(work, self.device)
+            except torch.OutOfMemoryError:
+                if self.at_a_time[what] == 1:
+                    raise
+            collectives.release_memory()  # what the failed try has left reserved
+            self.at_a_time[what] //= 2
+
+    def _spread_over_prompts(self, states: Tensor, own: list[int], read: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What this rank has of its prompts `own`, in zeros for all prompts: the sum over ranks is whole."""
+        numbers = torch.tensor(own, dtype=torch.long)  # empty where there are more ranks than prompts
+        rows = [self._first_row[i] + torch.arange(int(self._counts[i])) for i in own]
+        nonfinite = (~states.isfinite()).sum() + read.pop("nonfinite")
+        whole = {name: _spread(x, numbers, len(self._counts), dim=-1) for name, x in read.items()}
+        hidden = _spread(states, torch.cat(rows or [numbers]), int(self._counts.sum()), dim=1)
+        return whole | {"nonfinite": nonfinite, "hidden": hidden}
+
+    # --- what the lens reads
+
+    def read_lens(self, states: Tensor, own: list[int], reference: Sample | None) -> dict[str, Tensor]:
+        """From hidden states `[L, R, d]` of the prompts `own`, n of them.
+
+        Returns:
+            `transport [L - 1, n]`, `displacement [n]`, `entropy [n]`, `logits [V, n]` (`[0, n]` with a reference) and
+            `nonfinite []`, of the final logits alone.
+        """
+        numbers = torch.tensor(own, dtype=torch.long)
+        counts = self._counts[numbers]
+        owner = torch.arange(len(own)).repeat_interleave(counts)
+        first = counts.cumsum(0) - counts
+        blocks = []
+        for rows in row_blocks(self.parts, states, self.at_a_time["logits"]):
+            firsts = first[(first >= rows.start) & (first < rows.stop)]
+            whose = numbers[owner[firsts]]
+            blocks.append(self._read_block(states[:, rows], firsts - rows.start, whose, reference))
+        read = {name: torch.cat([block[name] for block in blocks], dim=-1) for name in blocks[0]}
+        for name in ("transport", "entropy"):  # from rows to prompts
+            mean = read[name].new_zeros(*read[name].shape[:-1], len(own))
+            read[name] = mean.index_add_(-1, owner.to(mean.device), read[name]) / counts.to(mean.device)
+        return {**read, "nonfinite": read["nonfinite"].sum()}
+
+    def _read_block(self, states: Tensor, firsts: Tensor, whose: Tensor, reference: Sample | None) -> dict[str, Tensor]:
+        """The same for a block of rows. `firsts`: those that begin a prompt; `whose`: the numbers of these prompts."""
+        path, moved = FisherRaoStream(), FisherRaoStream()
+        best = TopTokens(self._config.top_k) if self._config.top_k else None
+        bad, logits = torch.zeros(1, dtype=torch.long, device=states.device), []
+        for cols, z in lens_chunks(self.parts, states, self.at_a_time["logits"]):
+            path.update(z)
+            bad = bad + (~z[-1].isfinite()).sum().to(bad.device)
+            final = z[-1, firsts.to(z.device)]
+            if reference is None:
+                logits.append(final.T)
+            else:
+                moved.update(torch.stack([reference.logits[whose, cols].to(z.device), final]))
+            if best is not None:
+                best.update(z, cols.start)
+        transport = path.distances() if best is None else self._over_top(states, best.union(cols.stop))
+        still = torch.zeros(len(firsts), dtype=torch.float64, device=transport.device)
+        return {
+            "transport": transport,
+            "entropy": path.entropy(),
+            "displacement": still if reference is None else moved.distances()[0],
+            "logits": torch.cat(logits) if reference is None else transport.new_zeros(0, len(firsts)),
+            "nonfinite": bad,
+        }
+
+    def _over_top(self, states: Tensor, union: Tensor) -> Tensor:
+        stream = FisherRaoStream()
+        for cols, z in lens_chunks(self.parts, states, self.at_a_time["logits"]):
+            stream.update(z.where(union[:, cols], -torch.inf))
+        return stream.distances()
+
+    # --- spectra
+
+    def read_spectra(self, hidden: Tensor) -> dict[str, Tensor]:
+        """From all prompts' hidden states `[L, R, d]`: this rank's part of the layers, zeros for the others."""
+        depth, rows, width = hidden.shape
+        groups = (torch.arange(len(self._counts)) % JACKKNIFE_GROUPS).repeat_interleave(self._counts)
+        left = [int((groups != group).sum()) for group in range(int(groups.max()) + 1)]
+        tails = [self._config.tail_ranks(n, width, least=2) for n in left]
+        at_once = max(SPECTRA_BLOCK // (rows * width), 1)
+        own = torch.arange(depth)[collectives.rank() :: collectives.world_size()]
+        blocks = []
+        for layers in own.split(at_once):
+            h = hidden[layers.to(hidden.device)]
+            squared = gram(h)
+            sigma = spectrum(h, squared)
+            alpha, se, r2 = tail_exponent(sigma, self._tail_ranks)
+            exponents = {"alpha": alpha, "alpha_se": se, "alpha_r2": r2, "effective_rank": effective_rank(sigma)}
+            blocks.append(exponents | {"deleted": deleted_exponents(h, groups, tails, squared)})
+        return {name: _spread(torch.cat([b[name] for b in blocks], -1), own, depth, dim=-1) for name in blocks[0]}
+
+
+def _logits_block(device: torch.device) -> int:
+    """Logits to hold at a time: on a GPU enough to keep it busy, but a small part of the free memory."""
+    if device.type != "cuda":
+        return LOGITS_BLOCK
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(LOGITS_BLOCK, min(GPU_LOGITS_BLOCK, free // 64))
+
+
+def _spread(own: Tensor, place: Tensor, size: int, dim: int) -> Tensor:
+    """The own part at `place` in zeros of `size` along `dim`: the sum over ranks is all ranks' parts in one tensor."""
+    shape = list(own.shape)
+    shape[dim] = size
+    return own.new_zeros(shape).index_copy_(dim, place.to(own.device), own)
