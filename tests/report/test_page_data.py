@@ -23,10 +23,10 @@ def run(*readings, **fields):
 
 
 def test_the_numbers_are_the_runs_own_to_five_digits():
-    one = run(reading(0, alpha=[math.nan, 0.123456789, 1e-9, 1.0]))
+    one = run(reading(0, alpha=[math.nan, 0.123456789, 1e-9, 1.0], effective_rank=[math.nan, 2.0, 4.0, 8.0]))
     assert one["name"] == "mine" and one["steps"] == [0]
     assert one["alpha"] == [[None, 0.12346, 1e-9, 1.0]]
-    assert one["series"]["late_rank"] == [12.5] and one["series"]["displacement"] == [0.125]
+    assert one["series"]["late_rank"] == [6.0] and one["series"]["displacement"] == [0.125]
     assert one["series"]["delta_alpha_se"] == [0.004]
     assert one["alerts"] == [{"step": 10, "rule": "nonfinite", "level": "error"}]
 
