@@ -74,7 +74,6 @@ class Monitor:
         """
         home = self._resume(state)
         collectives.together(lambda: self._open(header, home, state), self._device)
-        self._clock = Clock(state.global_step)  # from here: opening the sinks is not training
         for note in self.probe.notes:
             self._say(note)
         if self.probe.reference is None:
