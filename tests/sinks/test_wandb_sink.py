@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from builders import alert, header, notice, reading
-from wandb_runs import history, inspect, metrics, run_folder
+from wandb_runs import history, inspect, metrics, run_folder, summaries
 
 from spinal_callback.sinks import throttle
 from spinal_callback.sinks.logged_values import STEP, layer_names, layer_scalars, scalars
@@ -127,12 +127,6 @@ def test_wandb_gets_the_report_as_an_artifact(wandb_run):
     assert page["path"] == "report.html" and page["size"] == str(len("the page"))
     assert Path(page["local_path"]).read_text() == "the page"
     assert set(artifact["aliases"]) == {"latest", "step-10"}
-
-
-def summaries(records, name):
-    """Every value that the run's summary was given for a name, in order."""
-    updates = [r["summary"]["update"] for r in records if r["type"] == "summary"]
-    return [update[name] for update in updates if name in update]
 
 
 def test_wandbs_summary_has_the_start(wandb_run):
