@@ -142,12 +142,13 @@ def test_wandbs_summary_has_the_start(wandb_run):
         ([reading(0), reading(5), notice(5)], ["Too early", "Healthy"], ["none", "none"]),
         ([reading(0), alert(5, level="warn"), alert(6)], ["Too early", "Warned: look", "Unstable: stop"],
          ["none", "warn", "error"]),
-        ([reading(0), alert(5), alert(6, level="warn")], ["Too early", "Unstable: stop"], ["none", "error"]),
+        ([reading(0), alert(5), alert(6, level="warn")], ["Too early", "Unstable: stop", "Unstable: stop"],
+         ["none", "error", "error"]),
     ],
     ids=["one reading", "healthy", "notice", "worse", "not better again"],
 )  # fmt: skip
 def test_wandbs_summary_has_the_verdict_at_any_time(tmp_path, records, verdicts, worst):
-    """So a run that is killed has one, too. It is sent only when it has changed."""
+    """So a run that is killed has one, too."""
     run = run_with(tmp_path / "w", header(), *records)
     assert summaries(run, "spinal/verdict") == verdicts
     assert summaries(run, "spinal/worst_alert") == worst
