@@ -1,6 +1,6 @@
 """A saved trace: its header, readings, alerts and notices, read back and checked. Standard library only.
 
-pandas is imported only in `to_pandas`, and the report only where a notebook shows a trace.
+pandas is imported only in `to_pandas`, and the report only when a notebook shows a trace.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ class Trace:
             ImportError: pandas is not installed.
         """
         pandas = import_pandas()
-        frame = pandas.DataFrame([columns(reading) for reading in self.readings])
+        frame = pandas.DataFrame([_columns(reading) for reading in self.readings])
         return frame.set_index("step") if self.readings else frame
 
     def _repr_html_(self) -> str | None:
-        """What a notebook shows: the report. None, and so the plain text, where there is nothing to draw yet."""
-        from .report.page import notebook  # drawing costs nothing to those who only read
+        """What a notebook shows: the report. Without readings None, and the notebook shows plain text."""
+        from .report.page import notebook  # so that who only reads a trace does not import the report
 
         return notebook(self.to_json()) if self.readings else None
 
@@ -79,30 +79,40 @@ def import_pandas() -> Any:
     return pandas
 
 
-def columns(reading: Reading) -> dict[str, Any]:
-    """Every number of a reading by its name, as `Trace.to_pandas` has it."""
+def numbers(reading: Reading) -> dict[str, Any]:
+    """The numbers that a reading has one of, by the names of `Trace.to_pandas`; without the Trainer's own."""
     row: dict[str, Any] = {}
-    for key, value in dataclasses.asdict(reading).items():
-        if isinstance(value, list):
-            first = 2 if key.startswith("transport") else 1
-            row |= {f"{key}/layer_{layer}": number for layer, number in enumerate(value, start=first)}
-        elif isinstance(value, dict):
-            row |= {f"{key}/{name}" if key == "trainer" else f"{key}_{name}": v for name, v in value.items()}
-        else:
+    for key, value in vars(reading).items():
+        if isinstance(value, dict):
+            row |= {f"{key}_{name}": number for name, number in value.items() if key != "trainer"}
+        elif not isinstance(value, list):
             row[key] = value
     return row
 
 
-def load_trace(path: str | Path) -> Trace:
-    """Reads `trace.jsonl`, plain or as `trace.jsonl.gz` (or the run's folder that holds `_spinal/trace.jsonl`).
+def _columns(reading: Reading) -> dict[str, Any]:
+    """Every number of a reading, with a name for each layer's and each of the Trainer's."""
+    row = numbers(reading)
+    for key, value in vars(reading).items():
+        if isinstance(value, list):
+            first = 2 if key.startswith("transport") else 1
+            row |= {f"{key}/layer_{layer}": number for layer, number in enumerate(value, start=first)}
+    return row | {f"trainer/{name}": number for name, number in reading.trainer.items()}
 
-    A torn last line, left by a killed process, is skipped with a warning. A step that was probed again (a resumed run)
-    keeps its latest reading.
+
+def load_trace(path: str | Path) -> Trace:
+    """Reads a trace.
+
+    An incomplete last line, left by a killed process, is skipped with a warning. A step that was probed again (a
+    resumed run) keeps its latest reading.
+
+    Args:
+        path: a trace.jsonl, plain or packed as trace.jsonl.gz, or the output folder of a run.
 
     Raises:
         FileNotFoundError: no such file, or no trace in the folder.
-        ValueError: not a trace, of another schema version, two traces in one file, or steps out of order; the message
-            names the file and the line.
+        ValueError: not a trace, of another schema, two traces in one file, or steps out of order; the message names
+            the file and the line.
     """
     path = Path(path)
     if path.is_dir():
@@ -154,10 +164,10 @@ def _misplaced(record: Record, before: list[Record]) -> str:
 
 
 def load_sound(path: str | Path) -> Trace:
-    """`load_trace`, and its numbers are looked at. Warns of a torn last line, as that does.
+    """As `load_trace`, and checks that there are readings and that their fields hold numbers.
 
     Raises:
-        ValueError: no trace there, damaged, foreign, or without readings; names the path.
+        ValueError: no trace there, a damaged one, another file, or no readings; names the path.
     """
     try:
         trace = load_trace(path)
@@ -167,7 +177,7 @@ def load_sound(path: str | Path) -> Trace:
     except (OSError, ValueError) as error:
         raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
     except (TypeError, AttributeError, KeyError):
-        raise ValueError(f"{path}: a record does not hold what a trace's does: damaged, or not a trace") from None
+        raise ValueError(f"{path}: a record has the wrong form: the file is damaged or not a trace") from None
     return trace
 
 

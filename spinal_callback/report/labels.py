@@ -40,7 +40,7 @@ class Number(NamedTuple):
         return f"{self.title} ({self.unit})" if self.unit else self.title
 
 
-# Column of `traces.columns` -> what it is called. Trackers have the logged ones as `spinal/{column}`.
+# Column of `traces.numbers` -> what it is called. Trackers have the logged ones as `spinal/{column}`.
 NUMBERS = {
     "late_alpha": Number("Late contraction", "", "late", healthy=CURVES["alpha"].healthy),
     "late_transport": Number("Late transport", "rad", "late", healthy=CURVES["transport"].healthy),

@@ -6,7 +6,7 @@ import math
 
 from ..records import Alert, Reading
 from ..report.labels import CURVES, NUMBERS
-from ..traces import columns
+from ..traces import numbers
 
 STEP = "train/global_step"  # the x axis that the Trainer's own rows carry in W&B
 ALERTS = "spinal/alerts"  # number of alerts so far
@@ -21,7 +21,7 @@ def headlines(record: Reading | Alert, alerts: int) -> dict[str, float]:
 
 def scalars(reading: Reading) -> dict[str, float]:
     """The numbers that are one per reading; NaN where there is no value."""
-    values = columns(reading)
+    values = numbers(reading)
     return {name: float(values[column]) for name, column in LOGGED.items()}
 
 

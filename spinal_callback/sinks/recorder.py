@@ -38,7 +38,6 @@ class Recorder:
         self.sinks: list[Sink] = []
         self._open = False
         self._failures: list[str] = []  # of sinks, not yet reported to the others
-        self._step = 0
 
     def open(self, header: Header, folder: Path, step: int, home: Path | None) -> None:
         """Begins the trace in `folder` at a step, or continues the one in `home`, the folder of the resumed run.

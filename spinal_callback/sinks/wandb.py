@@ -9,7 +9,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from ..records import Alert, Header, Reading, Record
+from ..records import LEVELS, Alert, Header, Reading, Record
 from ..report.labels import NUMBERS
 from ..report.verdict import verdict
 from ..traces import Trace
@@ -37,7 +37,7 @@ class WandbSink(Sink):
     def __init__(self) -> None:
         require("wandb")
         self._described = ""  # id of the run that has the settings and the names
-        self._summary: dict[str, Any] = {}  # what that run's summary was given last
+        self._summarized = (0, 0)  # alerts and readings (2: or more) at that run's last summary
         self._alerts, self._images, self._history = AlertThrottle(), ImageThrottle(), History()
         self._report: Path | None = None
         self._layer_logging = "scalars"
@@ -56,7 +56,7 @@ class WandbSink(Sink):
         if run is None or trace is None or not isinstance(record, Reading | Alert):
             return
         if self._described != run.id:
-            self._described, self._summary = run.id, {}
+            self._described, self._summarized = run.id, (0, 0)
             _describe(run, trace.header, self._layer_logging)
         row = headlines(record, len(trace.alerts))
         if isinstance(record, Reading) and self._layer_logging == "scalars":
@@ -81,18 +81,16 @@ class WandbSink(Sink):
             _log_report(run, self._report, trace.readings[-1].step)
 
     def _summarize(self, run: Any, trace: Trace) -> None:
-        """The run's summary at any time, also if the process is killed. Sent when it has changed."""
-        if not trace.readings:
+        """Keeps the verdict in the run's summary up to date, so that a run that is killed has one, too."""
+        ends = trace.readings[:2]  # the verdict depends on the alerts, and on whether there is more than one reading
+        counts = (len(trace.alerts), len(ends))
+        if not ends or counts == self._summarized:
             return
-        first, last, levels = trace.readings[0], trace.readings[-1], {alert.level for alert in trace.alerts}
-        ends = [first] if first is last else [first, last]  # a verdict depends on alerts, not on all of the readings
+        self._summarized, levels = counts, {alert.level for alert in trace.alerts}
+        worst = next((level for level in reversed(LEVELS) if level in levels), "none")
         word = verdict(Trace(trace.header, ends, trace.alerts).to_json())[1]
-        worst = next((level for level in ("error", "warn") if level in levels), "none")
-        start = finite({name: first.late[key] for name, key in SUMMARY.items()})
-        now = {"spinal/verdict": word, "spinal/worst_alert": worst, **start}
-        if now != self._summary:
-            self._summary = now
-            run.summary.update(now)
+        start = finite({name: ends[0].late[key] for name, key in SUMMARY.items()})
+        run.summary.update({"spinal/verdict": word, "spinal/worst_alert": worst, **start})
 
 
 def _run() -> Any:

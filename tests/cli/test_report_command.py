@@ -57,7 +57,7 @@ LINES = {
     "words": ([header(), reading(0, alpha=["a"] * 4)], "step 0: alpha has what is no number"),
     "word": ([header(), reading(0, score="high")], "step 0: a field has what is no number"),
     "no list": ([header(), reading(0, transport=3.0)], "transport is not a list of 3 numbers"),
-    "odd": ([header(), reading(0, late=[1, 2])], "a record does not hold what a trace's does"),
+    "odd": ([header(), reading(0, late=[1, 2])], "a record has the wrong form"),
 }
 
 

@@ -9,7 +9,7 @@ from builders import alert, reading
 from spinal_callback import Reading
 from spinal_callback.report.labels import NUMBERS
 from spinal_callback.sinks.logged_values import LOGGED, alert_text, headlines, layer_names, layer_scalars, scalars
-from spinal_callback.traces import columns
+from spinal_callback.traces import numbers
 
 NAN = math.nan
 # A number of its own for each name, so that no two can be taken for one another.
@@ -76,7 +76,7 @@ def test_headlines_are_the_numbers_and_the_count_of_alerts_without_nan():
 
 def test_every_number_of_the_table_is_a_column_of_a_reading():
     """A measure that is added has a field and a row; a row without a field, or misspelled, fails here."""
-    assert set(NUMBERS) <= set(columns(WHOLE))
+    assert set(NUMBERS) <= set(numbers(WHOLE))
     assert {name: name.removeprefix("spinal/") for name in VALUES} == LOGGED
 
 
@@ -94,7 +94,7 @@ def test_a_reading_is_left_as_it_is():
     """Its lists and dictionaries are shared by all sinks."""
     record = reading(0, trainer={"loss": 0.5})
     before = repr(dataclasses.asdict(record))
-    for row in (scalars(record), layer_scalars(record), headlines(record, 1), columns(record)):
+    for row in (scalars(record), layer_scalars(record), headlines(record, 1), numbers(record)):
         for name in list(row):
             row[name] = -1.0
     assert repr(dataclasses.asdict(record)) == before

@@ -196,12 +196,22 @@ def test_before_it_is_opened_nothing_is_written():
     assert sink.called == []
 
 
-def test_a_trace_of_another_reference_is_kept_beside_the_new_one(tmp_path):
+def test_a_new_run_in_the_same_folder_replaces_the_trace(tmp_path):
+    for model in ("first", "second"):
+        recorder = Recorder([])
+        recorder.open(header(model=model), tmp_path, 0, None)
+        recorder.close()
+    assert load_trace(tmp_path).header.model == "second"
+    assert [path.name for path in (tmp_path / "_spinal").iterdir()] == ["trace.jsonl"]
+
+
+@pytest.mark.parametrize("step", [1, 4])
+def test_a_trace_of_another_reference_is_kept_beside_the_new_one(tmp_path, step):
     first = opened(tmp_path)
     first.write(reading(0))
     first.close()
-    opened(tmp_path, step=4).close()
-    kept = load_trace(tmp_path / "_spinal" / "trace_before_4.jsonl")
+    opened(tmp_path, step=step).close()
+    kept = load_trace(tmp_path / "_spinal" / f"trace_before_{step}.jsonl")
     assert [r.step for r in kept.readings] == [0] and load_trace(tmp_path).readings == []
 
 

@@ -1,6 +1,5 @@
 """A real offline W&B run of a real DPOTrainer, read back from its file."""
 
-import json
 import os
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 import tiny
 from paths import PYTHONPATH
+from wandb_runs import inspect, metrics, summaries
 
 pytest.importorskip("wandb")
 
@@ -25,26 +25,16 @@ wandb.teardown()
 """
 
 
-def rows(folder, kind):
-    """History rows and metric definitions of the run, as `wandb leet inspect` prints them."""
-    env = {
-        **os.environ,
-        "WANDB_DIR": str(folder),
-        "WANDB_MODE": "offline",
-        "PYTHONPATH": PYTHONPATH,
-    }
+def train(folder, kind):
+    """Trains in a process of its own; the records of its offline run."""
+    env = {**os.environ, "WANDB_DIR": str(folder), "WANDB_MODE": "offline", "PYTHONPATH": PYTHONPATH}
     command = [sys.executable, "-c", RUN, str(folder), kind]
     subprocess.run(command, env=env, cwd=folder, check=True, timeout=240, capture_output=True)
-    (run,) = folder.glob("wandb/offline-run-*")
-    wandb = Path(sys.executable).parent / "wandb"
-    told = subprocess.run(
-        [wandb, "leet", "inspect", "--json", run], check=True, timeout=60, capture_output=True, text=True
-    ).stdout
-    return [json.loads(line) for line in told.splitlines() if line.strip()]
+    return inspect(folder)
 
 
 def history(records):
-    """The rows, without what W&B adds of its own."""
+    """Every row, of numbers and of media, without what W&B adds of its own."""
     return [{k: v for k, v in r["history"]["item"].items() if not k.startswith("_")} for r in records if "history" in r]
 
 
@@ -55,7 +45,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plain_and_watched(folders):
-    return [rows(folder, kind) for kind, folder in folders.items()]
+    return [train(folder, kind) for kind, folder in folders.items()]
 
 
 def test_every_row_of_the_trainer_is_there_and_unchanged(plain_and_watched):
@@ -83,7 +73,7 @@ def test_readings_are_rows_of_their_own_on_the_trainers_axis(plain_and_watched):
 
 
 def test_metrics_are_defined_by_exact_names_layers_hidden(plain_and_watched):
-    defined = {r["metric"]["name"]: r["metric"] for r in plain_and_watched[1] if "name" in r.get("metric", {})}
+    defined = metrics(plain_and_watched[1])
     for name in ("late_alpha", "late_transport", "delta_alpha", "delta_transport", "score", "alerts", "overhead"):
         assert defined[f"spinal/{name}"]["step_metric"] == "train/global_step"
         assert "hidden" not in defined[f"spinal/{name}"]["options"]
@@ -99,9 +89,8 @@ def test_the_run_knows_the_settings(plain_and_watched):
 
 
 def test_the_summary_has_the_verdict_of_the_report(plain_and_watched):
-    updates = [r["summary"]["update"] for r in plain_and_watched[1] if "summary" in r]
-    told = [(u["spinal/verdict"], u["spinal/worst_alert"]) for u in updates if "spinal/verdict" in u]
-    assert told == [("Too early", "none"), ("Healthy", "none")]
+    assert summaries(plain_and_watched[1], "spinal/verdict") == ["Too early", "Healthy"]
+    assert summaries(plain_and_watched[1], "spinal/worst_alert") == ["none", "none"]
 
 
 def test_the_end_brings_pictures_the_table_and_the_report(plain_and_watched):

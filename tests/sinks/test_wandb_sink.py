@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from builders import alert, header, notice, reading
-from wandb_runs import history, inspect, metrics, run_folder
+from wandb_runs import history, inspect, metrics, run_folder, summaries
 
 from spinal_callback.sinks import throttle
 from spinal_callback.sinks.logged_values import STEP, layer_names, layer_scalars, scalars
@@ -129,12 +129,6 @@ def test_wandb_gets_the_report_as_an_artifact(wandb_run):
     assert set(artifact["aliases"]) == {"latest", "step-10"}
 
 
-def summaries(records, name):
-    """Every value that the run's summary was given for a name, in order."""
-    updates = [r["summary"]["update"] for r in records if r["type"] == "summary"]
-    return [update[name] for update in updates if name in update]
-
-
 def test_wandbs_summary_has_the_start(wandb_run):
     assert set(summaries(wandb_run["whole"], "spinal/start/late_alpha")) == {0.85}
     assert set(summaries(wandb_run["whole"], "spinal/start/late_transport")) == {1.35}
@@ -148,12 +142,13 @@ def test_wandbs_summary_has_the_start(wandb_run):
         ([reading(0), reading(5), notice(5)], ["Too early", "Healthy"], ["none", "none"]),
         ([reading(0), alert(5, level="warn"), alert(6)], ["Too early", "Warned: look", "Unstable: stop"],
          ["none", "warn", "error"]),
-        ([reading(0), alert(5), alert(6, level="warn")], ["Too early", "Unstable: stop"], ["none", "error"]),
+        ([reading(0), alert(5), alert(6, level="warn")], ["Too early", "Unstable: stop", "Unstable: stop"],
+         ["none", "error", "error"]),
     ],
     ids=["one reading", "healthy", "notice", "worse", "not better again"],
 )  # fmt: skip
 def test_wandbs_summary_has_the_verdict_at_any_time(tmp_path, records, verdicts, worst):
-    """So a run that is killed has one, too. It is sent only when it has changed."""
+    """So a run that is killed has one, too."""
     run = run_with(tmp_path / "w", header(), *records)
     assert summaries(run, "spinal/verdict") == verdicts
     assert summaries(run, "spinal/worst_alert") == worst

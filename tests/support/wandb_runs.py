@@ -14,8 +14,8 @@ def run_folder(folder):
 def inspect(folder):
     """Records of the one offline run in `folder`, as W&B's own reader prints them."""
     command = [Path(sys.executable).parent / "wandb", "leet", "inspect", "--json", run_folder(folder)]
-    told = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True).stdout
-    records = [json.loads(line) for line in told.splitlines() if line.strip()]
+    printed = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True).stdout
+    records = [json.loads(line) for line in printed.splitlines() if line.strip()]
     assert records[-1]["type"] == "exit"  # otherwise the file is not written to its end
     return records
 
@@ -31,3 +31,9 @@ def history(records, media=False):
 
 def metrics(records):
     return {r["metric"]["name"]: r["metric"] for r in records if r["type"] == "metric" and "name" in r["metric"]}
+
+
+def summaries(records, name):
+    """Every value that the run's summary was given for a name, in order."""
+    updates = [r["summary"]["update"] for r in records if r["type"] == "summary"]
+    return [update[name] for update in updates if name in update]

@@ -17,7 +17,9 @@ from spinal_callback import MemorySink, SpinalCallback, attach, load_trace
 from spinal_callback.sinks.registry import TrackioSink
 from spinal_callback.sinks.trainer_trackers import ReporterSink
 
-HEADLINES = {"alerts", "late_alpha", "late_transport", "displacement", "localization", "score", "overhead", "interval"}
+LATE = {"late_alpha", "late_transport", "delta_alpha", "delta_alpha_se", "delta_transport", "delta_transport_se"}
+TERMS = {"score", "delta_align", "coherence", "gradient_concentration"}
+HEADLINES = {"alerts", "displacement", "localization", "overhead", "interval"} | LATE | TERMS
 RUN = """
 import json, sys, twins
 from spinal_callback import attach
