@@ -14,10 +14,10 @@ from .logged_values import headlines
 
 
 class ReporterSink(Sink):
-    """Hands headline scalars to one of the Trainer's own tracker callbacks, as if the Trainer had logged them.
+    """Gives headline scalars to one of the Trainer's own tracker callbacks, as if the Trainer had logged them.
 
-    That callback alone is called: not `trainer.log`, which would change `log_history`, drain TRL's averages and keep
-    the step's own row from being logged.
+    Only that callback is called, not `trainer.log`: this would change `log_history`, reset TRL's averages and prevent
+    the step's own row.
     """
 
     def __init__(self, trainer: Trainer, reporter: TrainerCallback) -> None:
@@ -35,5 +35,5 @@ class ReporterSink(Sink):
             return
         self._alerts += isinstance(record, Alert)
         trainer, row = self._trainer, headlines(record, self._alerts)
-        control = copy.copy(trainer.control)  # a tracker's word on it is not for the training
+        control = copy.copy(trainer.control)  # a tracker may change it, and must not steer training
         self._reporter.on_log(trainer.args, trainer.state, control, logs=row, model=trainer.model)

@@ -126,7 +126,7 @@ class SpinalCallback(TrainerCallback):
             monitor.end(state, control, last_weights=not best_was_loaded and readable)
 
     def _build_probe(self, args: TrainingArguments, trainer: Mapping[str, Any]) -> Probe:
-        """The probe of a run that begins. Raises what the class promises; on all ranks if on any."""
+        """The probe of a run that begins. Raises as the class says, on all ranks if on any."""
         model = trainer["model"]
         locate(model)  # a model that cannot be read is refused before its data are
         device = args.device if collectives.world_size() > 1 else model.get_input_embeddings().weight.device
@@ -134,12 +134,15 @@ class SpinalCallback(TrainerCallback):
             prompts = collectives.together(lambda: self._collect(trainer), device)
         for what, digest in (("prompts", prompts.hash), ("config", _digest(self.config.to_json()))):
             if not collectives.same_on_all_ranks(digest, device):
-                raise ValueError(f"{what} must be the same on every rank, but the ranks' hashes differ")
+                raise ValueError(
+                    f"{what} must be the same on every rank, but the ranks' hashes differ:"
+                    " start all of them with the same data and settings"
+                )
         autocast = engine_autocast(args)
         return collectives.together(lambda: Probe(model, prompts, self.config, autocast, device), device)
 
     def _collect(self, trainer: Mapping[str, Any]) -> PromptSet:
-        """The prompts given, or else those of the evaluation data if they are loaded, or of the training data."""
+        """The given prompts; without any, prompts of the evaluation data if loaded, else of the training data."""
         source = self._prompts
         if source is None:
             loaders = (trainer.get("eval_dataloader"), trainer.get("train_dataloader"))

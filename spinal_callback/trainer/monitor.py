@@ -30,10 +30,10 @@ T = TypeVar("T")
 
 
 class Monitor:
-    """Watches one run, from the beginning of training to its end. Its methods are what happens in between.
+    """Watches one run, from the beginning of training to its end.
 
-    Once `begin` has returned nothing is raised: what fails is recorded, with a warning, and training continues. On
-    several ranks every method is called on all of them, and all of them act alike; rank zero alone has sinks.
+    Once `begin` has returned, nothing is raised: what fails is recorded, with a warning, and training continues. With
+    several ranks, call every method on all of them, since they contain collectives; only rank zero has sinks.
 
     Args:
         config: the settings.
@@ -67,7 +67,7 @@ class Monitor:
     # --- what happens in a run
 
     def begin(self, header: Header, state: TrainerState, control: TrainerControl) -> None:
-        """Continues the run that made the checkpoint, if there is one; else opens a new trace and probes.
+        """Continues the run that wrote the checkpoint, if training resumes from one; else opens a new trace and probes.
 
         Raises:
             ValueError: the run's folder cannot be written.
@@ -82,7 +82,7 @@ class Monitor:
             if state.global_step > 0:
                 now = "the policy as it is now" if self.probe.reference is None else "the policy without adapters"
                 self._say(f"the checkpoint has no reference for these prompts; changes are measured from {now}")
-            self._look(state, control)
+            self._take_reading(state, control)
 
     def before_optimizer_step(self, state: TrainerState) -> None:
         """Reads the gradients, if the step that they lead to will be probed."""
@@ -92,7 +92,7 @@ class Monitor:
 
     def step_ended(self, state: TrainerState, control: TrainerControl) -> None:
         if self._due(state, state.global_step) or control.should_training_stop:
-            self._look(state, control)
+            self._take_reading(state, control)
 
     def logged(self, numbers: Mapping[str, Any], state: TrainerState) -> None:
         """Keeps the Trainer's own numbers for the next reading, with the step that they belong to.
@@ -117,7 +117,7 @@ class Monitor:
     def end(self, state: TrainerState, control: TrainerControl, last_weights: bool) -> None:
         """Probes the last step, unless that was done or the model has other weights by now; closes the sinks."""
         if last_weights and self._last_step != state.global_step:
-            self._look(state, control)
+            self._take_reading(state, control)
         self._recorder.close()
 
     # --- probing
@@ -125,7 +125,7 @@ class Monitor:
     def _due(self, state: TrainerState, step: int) -> bool:
         return self._schedule.due(step) or step >= state.max_steps
 
-    def _look(self, state: TrainerState, control: TrainerControl) -> None:
+    def _take_reading(self, state: TrainerState, control: TrainerControl) -> None:
         """Probes the policy, records what was read, and acts on the alerts."""
         step, gradients, self._gradients = state.global_step, self._gradients, None
         self._last_step = step
@@ -139,7 +139,7 @@ class Monitor:
         else:
             self._report_memory(fitted, step)
             self._record(reading, state, control)
-            self._report_missing(gradients, reading)
+            self._report_missing_gradients(gradients, reading)
         self._remember(state)
         if control.should_training_stop:
             self._recorder.complete()
@@ -156,7 +156,7 @@ class Monitor:
             self._act(named, control)
 
     def _agreed(self, reading: Reading, state: TrainerState) -> tuple[Reading, Cost]:
-        """The reading with what ranks measure for themselves; all take rank zero's, so that they go on alike."""
+        """The reading with what each rank measures for itself. All take rank zero's, so that they decide alike."""
         own = [self._clock.add_probe(reading.seconds), float(reading.peak_bytes)]
         own += [reading.seconds, self._clock.step_seconds(state.global_step), self._clock.spent]
         own += [self._logged.get(key, math.nan) for key in TRAINER_KEYS]
@@ -170,10 +170,10 @@ class Monitor:
         return self._detector.update(reading), self._detector.tension
 
     def _with_last_good(self, alert: Alert) -> Alert:
-        """Names the last checkpoint that a reading without a sign came after, if it is still there."""
+        """Names the last checkpoint saved before a reading without a sign of what the alert warns of."""
         calm = self._detector.calm(alert.rule)
         names = [checkpoint_name(step) for step in self._checkpoints if step <= calm]
-        kept = [name for name in names if os.path.isdir(self._folder / name)]  # False where it cannot be looked at
+        kept = [name for name in names if os.path.isdir(self._folder / name)]  # also False if the file system fails
         return alert.going_back_to(kept[-1]) if kept else alert
 
     def _act(self, alert: Alert, control: TrainerControl) -> None:
@@ -197,7 +197,10 @@ class Monitor:
         self._clock.add_probe(time.perf_counter() - began)
 
     def _resume(self, state: TrainerState) -> Path | None:
-        """Continues from a checkpoint; the folder of the run that made it. None: this step has still to be probed."""
+        """Takes over what the checkpoint carries; the folder of the run that wrote it.
+
+        None, if there is no checkpoint or no reference for it: this step has still to be probed.
+        """
         saved, home = load_state(state), None
         if state.global_step > 0 and saved is not None:
             # the Trainer does not say where it resumes from: this run's folder, or that of the run which was saved
@@ -229,7 +232,7 @@ class Monitor:
         )
         save_state(state, run)
 
-    # --- what is said
+    # --- messages
 
     def _report_memory(self, fitted: Mapping[str, int], step: int) -> None:
         for what, now in self.probe.sampler.at_a_time.items():
@@ -240,7 +243,7 @@ class Monitor:
                 )
                 self._recorder.notice("probe_memory", step, words)
 
-    def _report_missing(self, gradients: torch.Tensor | None, reading: Reading) -> None:
+    def _report_missing_gradients(self, gradients: torch.Tensor | None, reading: Reading) -> None:
         missing = gradients is not None and bool(gradients.isnan().all()) and reading.nonfinite == 0
         if missing and not self._said_gradients:
             self._said_gradients = True
