@@ -19,10 +19,10 @@ from .plot import Curve, beside, plot
 
 NARROWEST, WIDEST = 60, 110  # columns of the plot
 HEIGHT = 18  # lines of it
-# In ASCII, for outputs that cannot show these; a single column each, except for ± and the ellipsis.
+# In ASCII, for outputs that cannot show these; one column each, except for ± and the ellipsis.
 STAND_INS = {"±": "+/-", "…": "...", "─": "-", "│": "|", "┤": "+", "┌": "+", "┐": "+", "└": "+", "┘": "+"}
-STAND_INS |= {"\u2013": "-", "\u2014": "-", "\u2212": "-"}
-DOTS_OF_A_LINE = re.compile("[\u2800-\u28ff]")
+STAND_INS |= {"\u2013": "-", "\u2014": "-", "\u2212": "-", "\u2800": " "}
+DOTS_OF_A_LINE = re.compile("[\u2801-\u28ff]")
 
 
 def heading(header: Header) -> str:
@@ -76,7 +76,7 @@ def table(trace: Trace) -> str:
     """Contraction and transport of the late layers, first reading against last."""
     first, last = trace.readings[0], trace.readings[-1]
     before, after = f"step {first.step}", f"step {last.step}"
-    lines = [
+    rows = [
         f"{'':>9}" + "".join(f"{curve.title.lower():^32}" for curve in CURVES.values()),
         f"{'layer':>9}" + f"{before:>11}{after:>11}{'change':>10}" * 2,
     ]
@@ -86,9 +86,9 @@ def table(trace: Trace) -> str:
             if layer >= curve.first:
                 i = layer - curve.first
                 cells += _before_after(getattr(first, name)[i], getattr(last, name)[i])
-        lines.append(f"{layer:>9}{cells}")
+        rows.append(f"{layer:>9}{cells}")
     cells = "".join(_before_after(first.late[name], last.late[name]) for name in CURVES)
-    return "\n".join([*lines, f"{'late mean':>9}{cells}"])
+    return "\n".join([*rows, f"{'late mean':>9}{cells}"])
 
 
 def picture(trace: Trace, width: int | None = None, height: int = HEIGHT) -> str:

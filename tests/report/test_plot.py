@@ -34,6 +34,11 @@ def test_a_line_rises_from_the_lower_left_to_the_upper_right():
     assert all(abs(row - (rows - 1) * (1 - column / (columns - 1))) <= 1 for row, column in cells)
 
 
+def test_a_level_line_is_a_row_of_dots():
+    rows = inside(plot("t", [Curve(1, [0.5, 0.5])], 2, 29, 12))
+    assert [row.strip() for row in rows if row.strip()] == ["\u2809" * 20]  # the upper two dots of each cell
+
+
 def test_dots_are_one_per_column_and_a_line_is_drawn_over_them():
     dotted = Curve(1, [0.0, 0.0, 0.0], dotted=True)
     lines = inside(plot("t", [dotted, Curve(1, [0.0, 1.0, 1.0])], 3, 29, 12))
