@@ -19,7 +19,16 @@ from spinal_callback.cli import main as cli
 from spinal_callback.config import SpinalConfig
 
 LIMIT = 12_000  # characters of the first README: it is to be finished
-FOLDERS = (".", "spinal_callback", "tests", "recipes", "scripts", "scripts/benchmarks", "scripts/stability")
+FOLDERS = (
+    ".",
+    "spinal_callback",
+    "tests",
+    "recipes",
+    "recipes/pictures",
+    "scripts",
+    "scripts/benchmarks",
+    "scripts/stability",
+)
 READMES = [Path(folder) / "README.md" for folder in FOLDERS]
 
 
