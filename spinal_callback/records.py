@@ -69,7 +69,8 @@ class Reading:
         displacement: mean Fisher-Rao distance of the final next-token distribution from step 0's, radians.
         entropy: mean entropy of the final next-token distribution, nats.
         localization: share of the whole trace's change since step 0 that lies in the late window.
-        coherence: in (0, 1]; 1 for a depth path without curvature in the late window.
+        coherence: in (0, 1]; 1 for a depth path without curvature in the late window. NaN, and with it the score, if
+            fewer than three layers or transport steps lie there: two points have no curvature.
         gradient_concentration: share of the decoder layers' squared gradient norm that lies in the late window.
         delta_align: change of late contraction minus change of late transport.
         score: SPINAL score, the sum of delta_align, coherence and gradient_concentration.

@@ -33,7 +33,7 @@ def coherence(alpha: Tensor, transport: Tensor, window: tuple[int, int]) -> floa
 
     `1 / (1 + c)`, c the mean over the two curves of the mean absolute second difference inside W, each curve scaled by
     its own range over the whole depth. NaN if W has fewer than three layers, or fewer than three transport steps that
-    end in it: a curve through two points has no curvature. (`has_curvature`.)
+    end in it: two points have no curvature (`has_curvature`).
     """
     curvatures = []
     for curve in (alpha, transport):
@@ -47,7 +47,7 @@ def coherence(alpha: Tensor, transport: Tensor, window: tuple[int, int]) -> floa
 
 
 def has_curvature(window: tuple[int, int], depth: int) -> bool:
-    """Whether both curves have the three points in W that a second difference takes; else `coherence` is NaN."""
+    """Whether both curves have in W the three points that a second difference takes; else `coherence` is NaN."""
     return late(torch.empty(depth - 1), window, depth).shape[-1] >= 3  # a window has no fewer layers than steps
 
 

@@ -1,4 +1,4 @@
-"""Prompts where there is no trainer to give them: the package's own, a file, or a data set; for `prompts.collect`."""
+"""Prompts that come from no trainer: the bundled ones, a file, or a data set. `prompts.collect` tokenizes them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 SHIPPED = Path(__file__).parent / "prompts.jsonl"  # 64 questions of one turn, written for this project
-SPLITS = ("test", "validation", "train")  # of a data set: the first of these that it has, else its first
+SPLITS = ("test", "validation", "train")  # the first of these that a data set has, else its first split
 
 
 def shipped(tokenizer: Any) -> list[Any]:
-    """The package's own prompts: chat messages, or their plain text for a tokenizer without a chat template."""
+    """The bundled prompts: chat messages, or their plain text for a tokenizer without a chat template."""
     chats = [row["prompt"] for row in _json_lines(SHIPPED)]
     return chats if getattr(tokenizer, "chat_template", None) else [chat[-1]["content"] for chat in chats]
 
@@ -22,21 +22,21 @@ def load_prompts(source: str | Path) -> Any:
 
     Args:
         source: a file of JSON lines or a JSON list (rows with `prompt` or `messages`, strings, or chat messages), a
-            text file with a prompt a line, a folder written by `Dataset.save_to_disk`, or what `datasets.load_dataset`
-            takes.
+            text file with one prompt on each line, a folder written by `Dataset.save_to_disk`, or what
+            `datasets.load_dataset` takes.
 
     Returns:
-        a list, or a data set; rows as they are.
+        a list, or a data set, with the rows as they are.
 
     Raises:
-        ValueError: no such file or data set, not what its suffix says, no prompts, or rows with neither `prompt` nor
-            `messages`; names the file, and where it can the line.
+        ValueError: no such file or data set, a file of another format than its suffix, no prompts, or rows with neither
+            `prompt` nor `messages`; names the file and, if there is one, the line.
     """
     path = Path(source).expanduser()
     if path.is_file():
         return _from_file(path)
     if path.suffix in (".json", ".jsonl", ".txt"):
-        raise ValueError(f"prompts: there is no file {source}")
+        raise ValueError(f"prompts: the file {source} does not exist")
     rows = _data_set(source, path)
     _check(rows[0] if len(rows) else {}, f"prompts {source}")
     return rows
@@ -52,7 +52,7 @@ def _from_file(path: Path) -> list[Any]:
     except UnicodeDecodeError:
         raise ValueError(f"prompts: {path} is not text in UTF-8") from None
     if not rows:
-        raise ValueError(f"prompts: {path} has none")
+        raise ValueError(f"prompts: {path} is empty")
     for number, row in enumerate(rows, start=1):
         _check(row, f"prompts: {path}, {'prompt' if path.suffix == '.json' else 'line'} {number}")
     return rows
@@ -90,7 +90,7 @@ def _data_set(source: str | Path, path: Path) -> Any:
         rows = load_from_disk(str(path)) if saved else load_dataset(str(source))
     except Exception as error:  # the hub's own errors are of a dozen classes
         why = str(error).partition("\n")[0]
-        raise ValueError(f"prompts: {source} is no file, and no data set that can be read: {why}") from error
+        raise ValueError(f"prompts: {source} is neither a file nor a data set that can be read: {why}") from error
     if isinstance(rows, dict):
         rows = rows[next((split for split in SPLITS if split in rows), next(iter(rows)))]
     return rows

@@ -16,7 +16,7 @@ from .rows import read_row
 
 @dataclass(frozen=True)
 class PromptSet:
-    """N prompts as token ids, and how many of their last tokens are the answer (0: the prompt alone)."""
+    """N prompts as token ids, and how many tokens at the end of each are the answer (0: the prompt alone)."""
 
     ids: list[list[int]]
     answers: list[int]
@@ -53,7 +53,7 @@ def collect(source: Any, tokenizer: Any, *, count: int, longest: int, with_answe
         ValueError: no prompts, a row that `read_row` refuses, or no answers where they are asked for. The message
             names the field or the row.
     """
-    ids: dict[tuple[int, ...], int] = {}  # a prompt that occurs twice would only lower the rank
+    ids: dict[tuple[int, ...], int] = {}  # each prompt once: a repeated one would only lower the rank of the states
     for place, row in _rows(source, seed):
         try:
             read = read_row(row, tokenizer)

@@ -57,6 +57,15 @@ def test_coherence_is_one_on_a_straight_path_and_falls_with_curvature():
     assert measures.coherence(early, straight[:-1], (8, 12)) == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.parametrize("depth", [2, 3, 4, 6])
+def test_coherence_is_nan_exactly_where_the_window_has_no_curvature(depth):
+    alpha, transport = draw(depth), draw(depth - 1, seed=1)
+    for first in range(1, depth + 1):
+        for last in range(first, depth + 1):
+            known = not math.isnan(measures.coherence(alpha, transport, (first, last)))
+            assert known == measures.has_curvature((first, last), depth), (first, last)
+
+
 def test_coherence_at_the_edges():
     curve, flat = draw(12), torch.ones(12)
     assert math.isnan(measures.coherence(curve, curve[:-1], (11, 12)))  # two layers have no curvature

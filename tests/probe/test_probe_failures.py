@@ -145,6 +145,23 @@ def test_window_outside_the_depth():
     assert probe_of(deep(), window=(6, 8)).window == (6, 8)
 
 
+@pytest.mark.parametrize(
+    ("window", "layers"), [((8, 9), "layers 8 to 9"), ((9, 9), "layer 9 alone"), ((1, 3), "layers 1 to 3")]
+)
+def test_a_window_too_short_for_a_curvature_is_noted(window, layers):
+    probe = probe_of(deep(dtype=torch.float32), window=window)
+    (note,) = probe.notes
+    assert note.startswith(
+        f"the late window is {layers}, too few for a curvature: coherence and score are not computed"
+    )
+    assert math.isnan(probe.read(0).coherence)
+
+
+def test_a_window_with_a_curvature_needs_no_note():
+    probe = probe_of(deep(dtype=torch.float32), window=(7, 9))
+    assert probe.notes == [] and 0 < probe.read(0).coherence < 1
+
+
 def test_states_too_large_to_keep_name_the_number_that_fits(monkeypatch):
     model = deep(dtype=torch.float32)
     monkeypatch.setattr(sampler, "STATES_LIMIT", 12 * 32 * DEPTH * 4)

@@ -1,4 +1,4 @@
-"""sources.py: prompts from files and data sets, and what is wrong with one, in a sentence."""
+"""Prompts from files and data sets, and the sentence that says what is wrong with one."""
 
 import json
 import re
@@ -51,12 +51,12 @@ BROKEN = {
         '{"prompt": "w1"}\n{"chosen": "w1", "n": 1}\n',
         "b.jsonl, line 2 has neither `prompt` nor `messages`, its",
     ),
-    "c.jsonl": ("", "c.jsonl has none"),
+    "c.jsonl": ("", "c.jsonl is empty"),
     "a.json": ("[1,", "a.json, line 1: not JSON (Expecting value)"),
     "b.json": ('{"prompt": "w1"}', "b.json must be a list of prompts, got dict"),
     "c.json": ('[{"chosen": 1}]', "c.json, prompt 1 has neither `prompt` nor `messages`, its columns are 'chosen'"),
     "a.csv": ("prompt\nw1\n", "a.csv must be a .jsonl, .json or .txt file, or a data set"),
-    "a.txt": ("\n\n", "a.txt has none"),
+    "a.txt": ("\n\n", "a.txt is empty"),
 }
 
 
@@ -69,9 +69,9 @@ def test_a_broken_file_is_named(tmp_path, name):
 
 
 def test_what_is_not_there(tmp_path):
-    with pytest.raises(ValueError, match=r"prompts: there is no file .*nowhere.jsonl"):
+    with pytest.raises(ValueError, match=r"prompts: the file .*nowhere.jsonl does not exist"):
         load_prompts(tmp_path / "nowhere.jsonl")
-    with pytest.raises(ValueError, match="prompts: nobody/nothing is no file, and no data set that can be read: "):
+    with pytest.raises(ValueError, match="prompts: nobody/nothing is neither a file nor a data set that can be read: "):
         load_prompts("nobody/nothing")
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match=r"a.txt is not text in UTF-8"):

@@ -294,3 +294,12 @@ def test_a_callback_lets_go_of_the_run_that_has_ended(tmp_path):
     gc.collect()
     assert len(kept) == 1
     assert kept[0]() is None
+
+
+@pytest.mark.parametrize(("window", "said"), [(1 / 3, 1), ((3, 5), 0)])
+def test_what_cannot_be_measured_is_said_once_before_training(tmp_path, capsys, window, said):
+    memory = MemorySink()
+    twins.dpo(tmp_path, twins.watcher(memory, window=window), max_steps=2).train()
+    lines = [line for line in capsys.readouterr().out.splitlines() if "the late window is layers 4 to 5" in line]
+    assert len(lines) == said
+    assert [math.isnan(r.coherence) for r in memory.readings] == [bool(said)] * 3
