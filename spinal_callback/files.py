@@ -1,38 +1,93 @@
-"""Writes files whole or not at all, and replaces none unasked."""
+"""Writes files whole or not at all. Replaces none unasked, and none that is being read; devices and pipes never."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
+import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
+STANDARD_OUTPUT = Path("-")
 
-def free(path: str | Path, force: bool) -> Path:
-    """The path of an output file, if it may be written.
+
+def free(path: str | Path, force: bool, inputs: Iterable[str | Path] = ()) -> Path:
+    """The path of an output file, if it may be written; "-" is standard output.
+
+    Args:
+        force: an existing file may be replaced.
+        inputs: files that the command reads; none of them may be the output, not even by another name (a link).
 
     Raises:
-        ValueError: it exists and `force` is False, it is a folder, or its folder does not exist.
+        ValueError: it exists and `force` is False, it is an input, a folder, or neither a regular file nor a pipe nor a
+            terminal, or its folder does not exist.
     """
     output = Path(path)
-    if output.exists() and not force:
-        raise ValueError(f"{output} already exists; choose another -o or use --force")
+    if output == STANDARD_OUTPUT or _is_stream(output):
+        return output
     if output.is_dir():
         raise ValueError(f"{output} is a folder: choose a file in it with -o")
-    if not output.parent.is_dir():
-        raise ValueError(f"there is no folder {output.parent}: make it or choose another -o")
+    if any(_is_same(output, Path(file)) for file in inputs):
+        raise ValueError(f"{output} is read by this command: choose another -o")
+    if output.exists() and not output.is_file():
+        raise ValueError(f"{output} is neither a file nor a pipe: choose another -o")
+    if os.path.lexists(output) and not force:  # also a symlink to nowhere
+        raise ValueError(f"{output} already exists; choose another -o or use --force")
+    folder = _target(output).parent
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}: make it or choose another -o")
     return output
 
 
 def save(path: Path, text: str) -> None:
-    """Writes a temporary file beside `path` and renames it: a reader finds the old file or the new one, never half."""
-    handle, made = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    """Writes a temporary file beside `path` and renames it: a reader finds the old file or the new one, never half.
+
+    A symlink stays, and the file it points to is replaced. Pipes, terminals and `STANDARD_OUTPUT` are written into.
+    """
+    data = text.encode("utf-8")
+    if path == STANDARD_OUTPUT:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+    elif _is_stream(path):
+        path.write_bytes(data)
+    else:
+        _replace(_target(path), data)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    # the name is not part of the temporary one: it may be as long as names can be
+    handle, made = tempfile.mkstemp(dir=path.parent, prefix=".spinal_", suffix=".tmp")
     try:
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(handle, "wb") as file:
+            file.write(data)
         mask = os.umask(0)
         os.umask(mask)
         os.chmod(made, 0o666 & ~mask)  # mkstemp lets only the owner read, and a report is for others too
         os.replace(made, path)
     except BaseException:
-        os.unlink(made)
+        with contextlib.suppress(OSError):
+            os.unlink(made)
         raise
+
+
+def _is_stream(path: Path) -> bool:
+    """True for a pipe, a terminal or /dev/null: what is written there replaces nothing."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    try:
+        return path.samefile(other)
+    except OSError:  # one of them does not exist
+        return False
+
+
+def _target(path: Path) -> Path:
+    """The path itself, or the end of a symlink, whether or not there is a file."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path

@@ -11,6 +11,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from .schema import build, load_json, written
+
 SCHEMA = 2  # raised when a reader of older traces would misunderstand a newer one
 READS = (1, 2)  # schema 1 had no notices: their events were alerts of these rules
 EVENTS = ("probe_failed", "probe_memory", "sink_failed")
@@ -169,7 +171,7 @@ class Notice:
 
 
 Record = Header | Reading | Alert | Notice
-_KINDS: dict[str, Any] = {cls.kind: cls for cls in (Header, Reading, Alert, Notice)}
+_KINDS: dict[str, type[Record]] = {cls.kind: cls for cls in (Header, Reading, Alert, Notice)}
 
 
 def dump_record(record: Record) -> str:
@@ -181,9 +183,10 @@ def parse_record(line: str) -> Record:
     """The record of one line. null becomes NaN. A notice that schema 1 wrote as an alert is read as a notice.
 
     Raises:
-        ValueError: not JSON, an unknown kind, another schema, or a field missing; the message says which.
+        ValueError: not JSON (then a JSONDecodeError), an unknown kind, another schema, a field that is missing or of
+            another type; the message says which.
     """
-    data = json.loads(line)
+    data = load_json(line)
     if isinstance(data, dict) and data.get("kind") == "alert" and data.get("rule") in EVENTS:
         data |= {"kind": "notice", "event": data["rule"]}
     cls = _KINDS.get(str(data.pop("kind", ""))) if isinstance(data, dict) else None
@@ -191,16 +194,8 @@ def parse_record(line: str) -> Record:
         raise ValueError(f"not a record of a trace (its kind must be one of {', '.join(_KINDS)}): {line[:60]!r}")
     if cls is Header and data.get("schema") not in READS:
         known = " and ".join(map(str, READS))
-        raise ValueError(f"schema {data.get('schema')}; this version of spinal_callback reads schemas {known}")
-    names = {f.name for f in dataclasses.fields(cls)}
-    needed = [f for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING]
-    missing = {f.name for f in needed} - set(data)
-    if missing:
-        raise ValueError(f"{cls.kind} without {', '.join(sorted(missing))}")
-    if cls is Header:
-        data["window"] = tuple(data["window"])
-        return Header(**{k: v for k, v in data.items() if k in names})
-    return cls(**{k: _nan_for_null(v) for k, v in data.items() if k in names})
+        raise ValueError(f"schema {written(data.get('schema'))}; this version of spinal_callback reads schemas {known}")
+    return build(cls, data)
 
 
 def null_for_nan(value: Any) -> Any:
@@ -210,11 +205,3 @@ def null_for_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [null_for_nan(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _nan_for_null(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _nan_for_null(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_nan_for_null(v) for v in value]
-    return math.nan if value is None else value

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import json
 import warnings
 import zlib
 from collections.abc import Mapping
@@ -20,8 +21,10 @@ from .run_folder import trace_path
 Run = Mapping[str, Any]  # a trace as JSON: header, readings, alerts, notices
 
 NO_HEADER = "a trace begins with its header"
-LISTS = {"alpha": 0, "alpha_se": 0, "effective_rank": 0, "transport": 1, "transport_se": 1}  # how many fewer than L
-LATER_LISTS = {"alpha_change_se": 0, "transport_change_se": 1}  # the same; empty in traces of earlier versions
+# of a reading: by how many each list is shorter than L, and what each dictionary must have
+LISTS = {"alpha": 0, "alpha_se": 0, "alpha_r2": 0, "effective_rank": 0, "transport": 1, "transport_se": 1}
+LATER_LISTS = {"alpha_change_se": 0, "transport_change_se": 1}  # empty in traces of earlier versions
+KEYS = {"late": ("alpha", "transport"), "delta": ("alpha", "alpha_se", "transport", "transport_se")}
 SCALARS = (
     "displacement",
     "entropy",
@@ -120,18 +123,19 @@ def load_trace(path: str | Path) -> Trace:
     records: list[Record] = []
     with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8", errors="replace") as file:
         try:
-            lines = file.read().splitlines()
+            text = file.read()
         except (EOFError, zlib.error):
             raise ValueError(f"{path}: the packed file is cut off or damaged") from None
+    lines = text.removesuffix("\n").split("\n") if text else []  # not splitlines: JSON may hold other line ends
     for number, line in enumerate(lines, start=1):
         try:
             record = parse_record(line)
         except ValueError as error:
-            if number < len(lines) or number == 1:
+            if not isinstance(error, json.JSONDecodeError) or number < len(lines) or number == 1:
                 raise ValueError(f"{path}, line {number}: {error}") from None
             warnings.warn(f"{path}: skipped the torn last line {number}", stacklevel=2)
             break
-        if why := _misplaced(record, records):
+        if why := _misplaced(record, records) or misfit(record, records[0] if records else record):
             raise ValueError(f"{path}, line {number}: {why}")
         records.append(record)
     if not records:
@@ -163,44 +167,38 @@ def _misplaced(record: Record, before: list[Record]) -> str:
     return f"step {record.step} comes after step {last}: the steps are out of order"
 
 
+def misfit(record: Record, header: Record) -> str:
+    """What is wrong with a record's values in a trace with this header, beyond their types; empty if nothing is."""
+    assert isinstance(header, Header)
+    if isinstance(record, Header):
+        first, last = record.window
+        inside = 1 <= first <= last <= record.layers
+        return "" if inside else f"window must lie in layers 1..{record.layers}, got {record.window}"
+    if record.step < 0:
+        return f"step must be >= 0, got {record.step}"
+    if not isinstance(record, Reading):
+        return ""
+    for name, fewer in (LISTS | LATER_LISTS).items():
+        values, length = getattr(record, name), header.layers - fewer
+        if len(values) != length and not (name in LATER_LISTS and not values):
+            return f"{name} must have {length} values for {header.layers} layers, got {len(values)}"
+    missing = [f"{name}.{key}" for name, keys in KEYS.items() for key in keys if key not in getattr(record, name)]
+    return f"reading without {', '.join(missing)}" if missing else ""
+
+
 def load_sound(path: str | Path) -> Trace:
-    """As `load_trace`, and checks that there are readings and that their fields hold numbers.
+    """`load_trace` of a trace that has readings.
 
     Raises:
-        ValueError: no trace there, a damaged one, another file, or no readings; names the path.
+        ValueError: there is no trace, it cannot be read, it is damaged or foreign, or it has no readings yet; names the
+            file, and of what is damaged line and field.
     """
     try:
         trace = load_trace(path)
-        check_sound(str(path), trace.to_json())
     except FileNotFoundError as error:
         raise ValueError(f"no trace at {error.filename}: give a trace.jsonl or the output folder of a run") from None
-    except (OSError, ValueError) as error:
-        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
-    except (TypeError, AttributeError, KeyError):
-        raise ValueError(f"{path}: a record has the wrong form: the file is damaged or not a trace") from None
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from None
+    if not trace.readings:
+        raise ValueError(f"{path} has no readings yet: wait for the run's first probe")
     return trace
-
-
-# --- are its numbers sound? ------------------------------------------------------------------------------------------
-
-
-def check_sound(name: str, run: Run) -> None:
-    """Raises ValueError, naming the run, if it has no readings or if a field that must hold numbers does not."""
-    if not run["readings"]:
-        raise ValueError(f"{name} has no readings yet: make the report once the run has probed")
-    for reading in run["readings"]:
-        if wrong := _wrong(reading, run["header"]["layers"]):
-            raise ValueError(f"{name}, step {reading['step']}: {wrong}: the trace is damaged or foreign")
-
-
-def _wrong(reading: Mapping[str, Any], layers: int) -> str:
-    for name, fewer in (LISTS | LATER_LISTS).items():
-        values = reading[name]
-        if name in LATER_LISTS and values == []:
-            continue
-        if not isinstance(values, list) or len(values) != layers - fewer:
-            return f"{name} is not a list of {layers - fewer} numbers"
-        if not all(value is None or isinstance(value, int | float) for value in values):
-            return f"{name} has what is no number"
-    single = [reading["step"], *(reading[n] for n in SCALARS), *reading["late"].values(), *reading["delta"].values()]
-    return "" if all(v is None or isinstance(v, int | float) for v in single) else "a field has what is no number"

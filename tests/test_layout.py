@@ -22,10 +22,11 @@ MAY_IMPORT = {
     "files": "",
     "run_folder": "",
     "distributed": "",
-    "records": "run_folder",
+    "schema": "",
+    "records": "run_folder schema",
     "traces": "records run_folder",
     "config": "records",
-    "alerts": "records traces",
+    "alerts": "records schema traces",
     "report": "records traces run_folder",
     "probe": "distributed config records version",
     "sinks": "records traces report files run_folder",
@@ -35,7 +36,7 @@ MAY_IMPORT = {
     "__init__": "auditing config records sinks trainer traces version",
 }
 ONE_EXCEPTION = ("traces", "report")  # a trace shows itself in a notebook as the report's page, imported when asked for
-WITHOUT_TORCH = ("records", "traces", "config", "alerts", "report", "sinks", "files", "run_folder", "version")
+WITHOUT_TORCH = ("schema", "records", "traces", "config", "alerts", "report", "sinks", "files", "run_folder", "version")
 TORCHLIKE = {"torch", "transformers", "accelerate", "trl", "peft", "safetensors", "datasets"}
 HOLDS_A_TRACKER = "sinks/trainer_trackers.py"  # hands rows to the Trainer's own callbacks, so it knows transformers
 LATE = ("wandb", "wandb_workspaces", "trackio", "PIL", "plotly", "pandas", "scipy", "deepspeed")

@@ -8,12 +8,42 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..schema import FITS, load_json, written
 from ..traces import Trace
 from .detector import peaks
 from .rules import RULES, Limit
 
 MARGIN = 1.25  # a fitted limit lies this far above the greatest value that a healthy run reached
 LEAST = 0.25  # of a default limit: a few calm runs must not make a hair trigger
+FEWEST_RUNS, FEWEST_READINGS = 5, 5  # chosen by scripts/stability/calibrated.py: what fewer give warns in healthy runs
+
+
+def check_enough(healthy: Mapping[str, Trace], alerts_were_false: bool = False) -> None:
+    """Checks that limits fitted to these traces, by name, can be trusted.
+
+    Args:
+        alerts_were_false: traces may have alerts.
+
+    Raises:
+        ValueError: too few traces or readings, the same run twice, or one with alerts; says how many would do.
+    """
+    seen: dict[str, str] = {}
+    for name, trace in healthy.items():
+        if (other := seen.setdefault(repr(trace.readings), name)) != name:
+            raise ValueError(f"{name} and {other} are the same run: give traces of different runs")
+        if trace.alerts and not alerts_were_false:
+            first = trace.alerts[0]
+            raise ValueError(
+                f"{name} has {len(trace.alerts)} alerts, the first {first.rule} at step {first.step}: leave it out, or"
+                " give --alerts-were-false if the run was healthy all the same"
+            )
+        if len(trace.readings) < FEWEST_READINGS:
+            raise ValueError(f"{name} has {len(trace.readings)} readings: at least {FEWEST_READINGS} are needed")
+    if len(healthy) < FEWEST_RUNS:
+        raise ValueError(
+            f"limits fitted to {len(healthy)} of your runs would warn in many other healthy ones: give at least"
+            f" {FEWEST_RUNS} traces"
+        )
 
 
 def calibrate(healthy: Mapping[str, Trace]) -> dict[str, Limit]:
@@ -48,23 +78,23 @@ def calibrate(healthy: Mapping[str, Trace]) -> dict[str, Limit]:
     return {rule: Limit(RULES[rule].limit.warn * f, RULES[rule].limit.error * f) for rule, f in factors.items()}
 
 
-def save_rules(path: Path, limits: dict[str, Limit]) -> None:
-    """Writes limits as JSON: `{"rules": {"late_speed": {"warn": 0.08, "error": 0.16}, ...}}`."""
+def dump_rules(limits: dict[str, Limit]) -> str:
+    """Limits as the text of a rules file, JSON: `{"rules": {"late_speed": {"warn": 0.08, "error": 0.16}, ...}}`."""
     rows = {name: {k: float(f"{v:.4g}") for k, v in dataclasses.asdict(x).items()} for name, x in limits.items()}
-    path.write_text(json.dumps({"rules": rows}, indent=2) + "\n", encoding="utf-8")
+    return json.dumps({"rules": rows}, indent=2) + "\n"
 
 
 def load_rules(path: str | Path) -> dict[str, Limit]:
-    """Reads what `save_rules` wrote, or what a person did: a rule that is left out keeps its default limits.
+    """Reads what `dump_rules` gave, or what a person did: a rule that is left out keeps its default limits.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: not such a file, an unknown rule, or a limit that cannot be; the message names the rule and field.
     """
     try:
-        rules = json.loads(Path(path).read_text(encoding="utf-8"))["rules"]
+        rules = load_json(Path(path).read_text(encoding="utf-8"))["rules"]
         rows = list(rules.items())
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):  # ValueError: not text, not JSON
         raise ValueError(
             f'{path}: not a rules file: it must hold {{"rules": {{rule: {{"warn": x, "error": y}}}}}}'
         ) from None
@@ -74,12 +104,12 @@ def load_rules(path: str | Path) -> dict[str, Limit]:
 def _limit(path: str | Path, name: str, row: Any) -> Limit:
     known = [rule for rule in RULES if not RULES[rule].at_once]
     if name not in known:
-        raise ValueError(f"{path}: unknown rule {name!r}: the rules with limits are {', '.join(known)}")
+        raise ValueError(f"{path}: unknown rule {name[:40]!r}: the rules with limits are {', '.join(known)}")
     if not isinstance(row, dict) or set(row) != {"warn", "error"}:
-        raise ValueError(f'{path}: {name} must be {{"warn": x, "error": y}}, got {row!r}')
+        raise ValueError(f'{path}: {name} must be {{"warn": x, "error": y}}, got {written(row)}')
     for level, value in row.items():
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
-            raise ValueError(f"{path}: {name}.{level} must be a number > 0, got {value!r}")
+        if not FITS[float](value) or value <= 0:
+            raise ValueError(f"{path}: {name}.{level} must be a number > 0, got {written(value)}")
     if row["error"] < row["warn"]:
         raise ValueError(f"{path}: {name}.error must be at least {name}.warn = {row['warn']!r}, got {row['error']!r}")
     return Limit(float(row["warn"]), float(row["error"]))

@@ -6,9 +6,10 @@ import argparse
 import json
 from typing import Any
 
-from ..files import free, save
+from ..files import STANDARD_OUTPUT, free, save
 from ..records import Record, dump_record
 from .output import is_first_rank, say
+from .trace import files_of
 
 CHECKPOINT = "a model's folder, a hub id, a GGUF file, or an adapter's folder"
 
@@ -68,7 +69,10 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _audit(args: argparse.Namespace) -> int:
-    output = free(args.output, args.force)  # before the models are loaded, which takes long
+    # before the models are loaded, which takes long
+    output = free(args.output, args.force, files_of([args.model, args.base, args.adapter, args.prompts]))
+    if args.json and output == STANDARD_OUTPUT:
+        raise ValueError("--json and -o - both print on standard output: give one of them")
     from ..auditing.audit import audit  # torch and transformers take seconds: the other commands do without
 
     found = audit(args.model, args.base, adapter=args.adapter, **_settings(args))
@@ -78,8 +82,9 @@ def _audit(args: argparse.Namespace) -> int:
         if args.json:
             say(json.dumps(found.to_json()))
         else:
-            say(found)
-            say(f"\ntrace    {output}\nnext     spinal report {output} -o {output.with_suffix('.html')}")
+            say(found, beside=output)
+            if output.is_file():
+                say(f"\ntrace    {output}\nnext     spinal report {output} -o {output.with_suffix('.html')}")
     return 1 if found.alerts else 0
 
 

@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from ..files import STANDARD_OUTPUT
 from ..report.text import in_ascii
 
 PACKAGE = Path(__file__).parent.parent
@@ -19,13 +20,18 @@ CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 LAUNCHERS_SET = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 
 
-def say(text: Any) -> None:
-    """Prints `text`. Control characters, which a trace or a path may hold, are written as their escapes."""
-    print(_without_control(str(text)))
+def say(text: Any, beside: Path | None = None) -> None:
+    """Prints `text`. Control characters, which a trace or a path may hold, are written as their escapes.
+
+    `beside`: the command's output file. If that is standard output, the text goes to stderr.
+    """
+    print(_without_control(str(text)), file=sys.stderr if beside == STANDARD_OUTPUT else sys.stdout)
 
 
 def complain(command: str, text: Any) -> None:
     """Prints one line on stderr, named after the command."""
+    if isinstance(text, OSError) and text.filename and text.strerror:
+        text = f"{text.filename}: {text.strerror}"  # without the number
     line = " ".join(_without_control(str(text)).split("\n"))
     print(f"spinal {command}: {line}", file=sys.stderr)
 

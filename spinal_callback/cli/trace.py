@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from ..alerts.calibration import calibrate, load_rules, save_rules
+from ..alerts.calibration import calibrate, check_enough, dump_rules, load_rules
 from ..alerts.detector import replay
 from ..alerts.rules import RULES
 from ..files import free, save
@@ -34,10 +34,15 @@ def add(commands: Any) -> None:
     again.add_argument("--rules", help="a rules file made by spinal calibrate (default: the built-in limits)")
     again.add_argument("--json", action="store_true", help="print the alerts as JSON")
     what = "fit the limits of the alert rules to your own healthy runs"
-    fit = _add(commands, "calibrate", _calibrate, what, "Writes a rules file.")
+    fit = _add(commands, "calibrate", _calibrate, what, "Needs five runs of one model, and writes a rules file.")
     fit.add_argument("traces", metavar="TRACE", nargs="+", help=f"traces of healthy runs of one model; each is {TRACE}")
     fit.add_argument("-o", "--output", default="rules.json", help="the rules file to write (default: rules.json)")
     fit.add_argument("--force", action="store_true", help="replace the output file if it exists")
+    fit.add_argument(
+        "--alerts-were-false",
+        action="store_true",
+        help="take traces with alerts too: the runs were healthy, and the new limits shall not raise these alerts",
+    )
     what = "write one trace, or several, as an HTML page that needs no network"
     draw = _add(commands, "report", _report, what, "Exit code 0 once it is written, with or without alerts.")
     draw.add_argument("traces", metavar="TRACE", nargs="+", help=f"{TRACE}; several are drawn over one another")
@@ -77,25 +82,27 @@ def _replay(args: argparse.Namespace) -> int:
 
 
 def _calibrate(args: argparse.Namespace) -> int:
-    output = free(args.output, args.force)
-    limits = calibrate({path: load_sound(path) for path in args.traces})
-    save_rules(output, limits)
+    output = free(args.output, args.force, files_of(args.traces))
+    traces = {path: load_sound(path) for path in args.traces}
+    check_enough(traces, args.alerts_were_false)
+    limits = calibrate(traces)
+    save(output, dump_rules(limits))
     for name, limit in limits.items():
-        say(f"{name:18} warn {limit.warn:.4g}  error {limit.error:.4g}  {RULES[name].unit}")
-    say(f'written to {output}: use it with SpinalCallback(rules="{output}")')
+        say(f"{name:18} warn {limit.warn:.4g}  error {limit.error:.4g}  {RULES[name].unit}", beside=output)
+    if output.is_file():
+        say(f'written to {output}: use it with SpinalCallback(rules="{output}")')
     return 0
 
 
 def _report(args: argparse.Namespace) -> int:
-    output = free(args.output, args.force)
-    runs = {name: _drawable(path, output) for name, path in names(args.traces).items()}
-    save(output, page(runs))
-    say(f"written to {output} ({output.stat().st_size / 1000:.0f} kB): open it in a browser")
+    output = free(args.output, args.force, files_of(args.traces))
+    text = page({name: load_sound(path).to_json() for name, path in names(args.traces).items()})
+    save(output, text)
+    if output.is_file():
+        say(f"written to {output} ({output.stat().st_size / 1000:.0f} kB): open it in a browser")
     return 0
 
 
-def _drawable(path: str, output: Path) -> dict[str, Any]:
-    run = load_sound(path).to_json()
-    if any(output.exists() and output.samefile(p) for p in (Path(path), trace_path(Path(path))) if p.exists()):
-        raise ValueError(f"{output} is the trace itself: choose another -o")
-    return run
+def files_of(paths: Iterable[str | None]) -> list[Path]:
+    """The files that a command may read for these arguments: each path itself, and the trace in it if it is a run."""
+    return [file for path in paths if path for file in (Path(path), trace_path(Path(path)))]

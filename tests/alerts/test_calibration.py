@@ -4,9 +4,9 @@ import json
 
 import made_up
 import pytest
-from builders import header
+from builders import alert, header
 
-from spinal_callback.alerts.calibration import LEAST, MARGIN, calibrate, load_rules, save_rules
+from spinal_callback.alerts.calibration import LEAST, MARGIN, calibrate, check_enough, dump_rules, load_rules
 from spinal_callback.alerts.detector import replay
 from spinal_callback.alerts.rules import RULES, Limit
 from spinal_callback.traces import Trace
@@ -39,7 +39,7 @@ def test_runs_that_hardly_move_make_no_hair_trigger():
 
 def test_limits_come_back_from_their_file(tmp_path):
     limits = calibrate({"hot": made_up.trace(**LIVELY)})
-    save_rules(tmp_path / "rules.json", limits)
+    (tmp_path / "rules.json").write_text(dump_rules(limits))
     again = load_rules(tmp_path / "rules.json")
     for name in FITTED:
         assert again[name].warn == pytest.approx(limits[name].warn, rel=1e-3)
@@ -49,6 +49,46 @@ def test_limits_come_back_from_their_file(tmp_path):
 def test_a_rule_that_is_left_out_is_left_out(tmp_path):
     (tmp_path / "rules.json").write_text('{"rules": {"collapse": {"warn": 1, "error": 2}}}')
     assert load_rules(tmp_path / "rules.json") == {"collapse": Limit(1.0, 2.0)}
+
+
+# --- what can be trusted
+
+
+def healthy(count=5, readings=5):
+    """Traces of runs that differ."""
+    return {f"run{i}": made_up.trace(5, 5 * (readings - 1), score=lambda step, i=i: float(i)) for i in range(count)}
+
+
+def test_five_runs_of_five_readings_are_enough():
+    check_enough(healthy())
+
+
+def test_fewer_runs_are_not_and_the_words_say_how_many_are():
+    words = "^limits fitted to 4 of your runs would warn in many other healthy ones: give at least 5 traces$"
+    with pytest.raises(ValueError, match=words):
+        check_enough(healthy(4))
+
+
+def test_fewer_readings_are_not_and_the_words_say_how_many_are():
+    with pytest.raises(ValueError, match=r"^run0 has 4 readings: at least 5 are needed$"):
+        check_enough(healthy(readings=4))
+
+
+def test_one_run_does_not_count_twice():
+    with pytest.raises(ValueError, match=r"^copy and run0 are the same run: give traces of different runs$"):
+        check_enough(healthy() | {"copy": healthy()["run0"]})
+
+
+def test_a_run_with_alerts_is_taken_only_if_they_were_false():
+    traces = healthy()
+    traces["run3"].alerts.append(alert(10, rule="late_speed"))
+    words = "^run3 has 1 alerts, the first late_speed at step 10: leave it out, or give --alerts-were-false if the run"
+    with pytest.raises(ValueError, match=words):
+        check_enough(traces)
+    check_enough(traces, alerts_were_false=True)
+
+
+# --- what is refused
 
 
 def test_nothing_to_calibrate_with_is_refused():
@@ -74,12 +114,12 @@ BAD = {
     ),
     "without limits": ('{"rules": {"nonfinite": {"warn": 1, "error": 2}}}', "unknown rule 'nonfinite'"),
     "a number": ('{"rules": {"collapse": 1}}', r'collapse must be \{"warn": x, "error": y\}, got 1'),
-    "one level": ('{"rules": {"collapse": {"warn": 1}}}', r"collapse must be .*, got \{'warn': 1\}"),
+    "one level": ('{"rules": {"collapse": {"warn": 1}}}', r"collapse must be .*, got an object"),
     "wrong sign": ('{"rules": {"collapse": {"warn": -1, "error": 2}}}', r"collapse\.warn must be a number > 0, got -1"),
     "zero": ('{"rules": {"collapse": {"warn": 1, "error": 0}}}', r"collapse\.error must be a number > 0, got 0"),
-    "NaN": ('{"rules": {"collapse": {"warn": NaN, "error": 1}}}', r"collapse\.warn must be a number > 0, got nan"),
-    "a word": ('{"rules": {"collapse": {"warn": "1", "error": 1}}}', r"collapse\.warn must be a number > 0, got '1'"),
-    "truth": ('{"rules": {"collapse": {"warn": true, "error": 1}}}', r"collapse\.warn must be a number > 0, got True"),
+    "NaN": ('{"rules": {"collapse": {"warn": NaN, "error": 1}}}', r"collapse\.warn must be a number > 0, got NaN"),
+    "a word": ('{"rules": {"collapse": {"warn": "1", "error": 1}}}', r"collapse\.warn must be a number > 0, got .1."),
+    "truth": ('{"rules": {"collapse": {"warn": true, "error": 1}}}', r"collapse\.warn must be a number > 0, got true"),
     "upside down": (
         '{"rules": {"collapse": {"warn": 2, "error": 1}}}',
         r"collapse\.error must be at least collapse\.warn = 2, got 1",
@@ -103,5 +143,5 @@ def test_no_rules_file(tmp_path):
 
 
 def test_what_is_saved_is_plain_json(tmp_path):
-    save_rules(tmp_path / "rules.json", {"collapse": Limit(0.123456, 2.0)})
+    (tmp_path / "rules.json").write_text(dump_rules({"collapse": Limit(0.123456, 2.0)}))
     assert json.loads((tmp_path / "rules.json").read_text()) == {"rules": {"collapse": {"warn": 0.1235, "error": 2.0}}}

@@ -5,9 +5,10 @@ import json
 
 import made_up
 import pytest
-from builders import header, reading, write
+from builders import alert, header, reading, write
 
 from spinal_callback.cli.main import main
+from spinal_callback.records import dump_record
 
 
 def run_folder(tmp_path, *records):
@@ -44,21 +45,25 @@ def test_replay_takes_a_packed_trace(tmp_path, capsys):
 
 
 def test_calibrated_limits_silence_the_runs_they_were_fitted_to(tmp_path, capsys):
-    folder, rules = run_folder(tmp_path, *HOT), str(tmp_path / "rules.json")
-    assert main(["calibrate", folder, "-o", rules]) == 0
+    runs, rules = made_up.healthy_runs(tmp_path, every=5, transport=lambda step: 0.002 * step), tmp_path / "rules.json"
+    assert main(["replay", runs[0]]) == 1
+    assert main(["calibrate", *runs, "-o", str(rules)]) == 0
     out = capsys.readouterr().out
     assert "transport_rise" in out and f'SpinalCallback(rules="{rules}")' in out
-    assert main(["replay", folder, "--rules", rules]) == 0
+    assert main(["replay", runs[0], "--rules", str(rules)]) == 0
 
 
-def test_calibrate_keeps_a_file_that_is_there(tmp_path, capsys):
-    folder, rules = run_folder(tmp_path, *HOT), tmp_path / "rules.json"
-    rules.write_text("mine")
-    assert main(["calibrate", folder, "-o", str(rules)]) == 2
-    assert "already exists; choose another -o or use --force" in capsys.readouterr().err
-    assert rules.read_text() == "mine"
-    assert main(["calibrate", folder, "-o", str(rules), "--force"]) == 0
-    assert rules.read_text() != "mine"
+def test_runs_with_alerts_and_too_few_runs_are_not_calibrated_with(tmp_path, capsys):
+    runs, rules = made_up.healthy_runs(tmp_path), tmp_path / "rules.json"
+    assert main(["calibrate", *runs[:4], "-o", str(rules)]) == 2
+    assert "give at least 5 traces" in capsys.readouterr().err
+    with open(f"{runs[1]}/_spinal/trace.jsonl", "a") as trace:
+        trace.write(dump_record(alert(100)) + "\n")
+    assert main(["calibrate", *runs, "-o", str(rules)]) == 2
+    assert f"spinal calibrate: {runs[1]} has 1 alerts, the first nonfinite at step 100" in capsys.readouterr().err
+    assert not rules.exists()
+    assert main(["calibrate", *runs, "-o", str(rules), "--alerts-were-false"]) == 0
+    assert rules.exists()
 
 
 WRONG = {
@@ -76,7 +81,8 @@ def test_a_trace_that_cannot_be_judged_is_one_line_and_exit_code_2(tmp_path, cap
     records, words = WRONG[name]
     monkeypatch.chdir(tmp_path)
     path = write(tmp_path, *records)
-    assert main([command, str(path)]) == 2
+    others = made_up.healthy_runs(tmp_path) if command == "calibrate" else []
+    assert main([command, *others, str(path)]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1
     assert err.startswith(f"spinal {command}: {path}") and words in err

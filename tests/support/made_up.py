@@ -2,7 +2,7 @@
 
 import math
 
-from builders import alert, header, reading
+from builders import alert, header, reading, write
 
 from spinal_callback.traces import Trace
 
@@ -40,6 +40,14 @@ def drifting(slope=0.002, steps=100, **fields):
     """Readings in which contraction of all layers climbs with the steps, so that every chart has something to show."""
     late = run(10, steps, alpha=lambda step: slope * step)
     return [reading(**{**vars(r), "alpha": [math.nan, 0.7 + slope * r.step, 0.8, 0.9], **fields}) for r in late]
+
+
+def healthy_runs(folder, count=5, **courses):
+    """Output folders of as many runs as `spinal calibrate` asks for; they differ in a number that no rule looks at."""
+    for i in range(count):
+        readings = run(score=lambda step, i=i: float(i), **courses)
+        write(folder, header(), *readings, name=f"run{i}/_spinal/trace.jsonl")
+    return [str(folder / f"run{i}") for i in range(count)]
 
 
 EVIL = "</script><img src=x onerror=\"document.title='hacked'\"><!--data-->&amp;$1\\1"
