@@ -93,7 +93,7 @@ def test_settings(place):
     found = saved.read(place, "base", num_prompts=24, window=(2, 4))
     assert found.readings[0].prompts == 24 and found.trace.header.window == (2, 4)
     with pytest.raises(ValueError, match="give config or its fields, not both: config and num_prompts"):
-        saved.read(place, "base", config=object(), num_prompts=24)
+        saved.read(place, "base", config=SpinalConfig(), num_prompts=24)
 
 
 def test_the_progress_bar_counts_each_prompt_of_each_model_once(place, monkeypatch):

@@ -124,7 +124,12 @@ def test_ctrl_c_is_one_line(tmp_path):
     """The trace is a pipe that nobody writes into: the command waits there."""
     pipe = tmp_path / "trace.jsonl"
     os.mkfifo(pipe)
-    process = subprocess.Popen([SPINAL, "show", str(pipe)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def heeded():  # a test run in the background of a shell inherits that Ctrl-C is ignored
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    command = [SPINAL, "show", str(pipe)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heeded)
     writer = os.open(pipe, os.O_WRONLY)  # returns once the command has opened the other end
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
