@@ -11,7 +11,7 @@ import saved
 import tiny
 import torch
 
-from spinal_callback import audit
+from spinal_callback import SpinalConfig, audit
 from spinal_callback.auditing import reader
 from spinal_callback.probe.prompts import PromptSet
 
