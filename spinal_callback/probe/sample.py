@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -26,6 +27,8 @@ class Sample:
         entropy: `[N]`, nats.
         logits: `[N, V]` final logits at the first kept position of each prompt, float32; empty unless kept.
         nonfinite: `[]` how many kept activations and final logits are NaN or Inf.
+        answers: `[2, M]` log-likelihood of the chosen and of the rejected answer of M pairs, nats; M may be 0.
+        answer_tokens: `[2, M]` how many tokens these answers have.
     """
 
     alpha: Tensor
@@ -38,6 +41,8 @@ class Sample:
     entropy: Tensor
     logits: Tensor
     nonfinite: Tensor
+    answers: Tensor = field(default_factory=lambda: torch.zeros(2, 0, dtype=torch.float64))
+    answer_tokens: Tensor = field(default_factory=lambda: torch.zeros(2, 0, dtype=torch.long))
 
     @property
     def fingerprint(self) -> str:

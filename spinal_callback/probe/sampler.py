@@ -11,6 +11,7 @@ from torch import Tensor
 from ..config import SpinalConfig
 from ..distributed import collectives
 from ..distributed.sharding import backend_of
+from .answers import AnswerReader
 from .contraction import deleted_exponents, effective_rank, gram, spectrum, tail_exponent
 from .forward import Forward
 from .lens_check import check_lens
@@ -38,6 +39,7 @@ class Sampler:
         backend: what keeps the model's weights.
         parts: the parts of the model, checked.
         forward: the forward pass.
+        answers: reads the answers of preference pairs; None without pairs.
         device: where inputs go and ranks talk.
         at_a_time: tokens of a batch and logits of a piece of the lens at most; halved where memory runs out.
     """
@@ -59,6 +61,7 @@ class Sampler:
         tokens = min(prompts.ids, key=len)[:CHECKED_TOKENS]
         self.parts = check_lens(model, found, tokens, self.backend, self.device, autocast)
         self.forward = Forward(self.parts, prompts, self.backend, self.device)
+        self.answers = AnswerReader(self.parts, prompts.pairs, self.backend, self.device) if prompts.pairs else None
         self._counts = self.forward.counts  # kept rows of each prompt
         self._first_row = self._counts.cumsum(0) - self._counts  # of each prompt
         self._tail_ranks = config.tail_ranks(int(self._counts.sum()), self.parts.width)
@@ -82,11 +85,24 @@ class Sampler:
             states = self._halving("tokens", lambda: self.forward.states(parts, self.at_a_time["tokens"]))
             with self.backend.whole(self.parts.norm, self.parts.head):
                 read = self._halving("logits", lambda: self.read_lens(states, own, reference))
+            answers = {} if self.answers is None else self._read_answers(self.answers)
         whole = collectives.summed_together(lambda: self._spread_over_prompts(states, own, read), self.device)
         hidden = whole.pop("hidden")
         whole |= collectives.summed_together(lambda: self.read_spectra(hidden), self.device)
         whole = {name: x.cpu() for name, x in whole.items()}
-        return Sample(logits=whole.pop("logits").T, **whole)
+        return Sample(logits=whole.pop("logits").T, **whole, **answers)
+
+    def _read_answers(self, reader: AnswerReader) -> dict[str, Tensor]:
+        """`Sample.answers` and `Sample.answer_tokens`."""
+        reader.forward.share_prefix()
+        parts = reader.forward.shares()
+        own = parts[collectives.rank()]
+        states = self._halving("tokens", lambda: reader.forward.states(parts, self.at_a_time["tokens"]))
+        with self.backend.whole(self.parts.norm, self.parts.head):
+            read = self._halving("logits", lambda: reader.log_likelihood(states, own, self.at_a_time["logits"]))
+        place, count = torch.tensor(own, dtype=torch.long), reader.tokens.numel()
+        whole = collectives.summed_together(lambda: {"answers": _spread(read, place, count, dim=0)}, self.device)
+        return {"answers": whole["answers"].cpu().view(2, -1), "answer_tokens": reader.tokens}
 
     def without_adapters(self) -> Sample | None:
         """A sample of an adapter run's policy before any training, without a second model; None for a full model."""
