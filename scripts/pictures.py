@@ -1,13 +1,14 @@
 """Makes the README's pictures anew from two saved runs: `python scripts/pictures.py HEALTHY WARNED`.
 
-HEALTHY is the output folder of `./scripts/quickstart`, WARNED that of a run that raised alerts, such as
-`python recipes/quickstart.py --learning-rate 2e-5 --output runs/warned`.
+HEALTHY is the output folder of `./scripts/quickstart`, WARNED a run that raised alerts, or a trace of the stability
+suite: those have no alerts of their own, and are shown with what the rules say of them.
 Needs Chromium, and playwright, Pillow and trackio (`pip install 'spinal_callback[dev]'`).
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import html
 import os
 import re
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from spinal_callback import load_trace
+from spinal_callback.alerts.detector import replay
 from spinal_callback.report.images import heatmaps
 from spinal_callback.report.page import page
 from spinal_callback.report.text import everything
@@ -39,6 +41,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=PICTURES, help="folder of the pictures")
     args = parser.parse_args()
     healthy, warned = load_trace(args.healthy), load_trace(args.warned)
+    if not warned.alerts:
+        warned = dataclasses.replace(warned, alerts=replay(warned))
     args.output.mkdir(parents=True, exist_ok=True)
     heatmaps(healthy).save(args.output / "heatmaps.png")
     from playwright.sync_api import sync_playwright
