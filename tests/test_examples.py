@@ -50,6 +50,7 @@ def test_ten_lines_of_training(place, monkeypatch):
     small = {**tiny.SETTINGS, "max_steps": 2}
     del small["report_to"]  # the example's own
     monkeypatch.setattr(trl, "DPOConfig", functools.partial(trl.DPOConfig, **small))
+    pytest.importorskip("wandb").teardown()  # it keeps the folder of the first run in a process
     run(TRAIN)
     trace = load_trace(place / "runs" / "mine")
     assert [r.step for r in trace.readings] == [0, 2] and trace.header.config["stop_on"] == "error"
