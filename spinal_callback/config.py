@@ -47,6 +47,9 @@ class SpinalConfig:
         position: "last": the last token of each prompt; "response": every token of the chosen answer.
         window: the late window W: a share of the depth, or `(first, last)` layer, counted from 1, both included.
         tail: the ranks that the tail exponent is fitted to, as shares of r = min(N - 1, d).
+        group: prompts of one fit of the tail exponent: groups of this size are fitted, and their exponents averaged, so
+            that more prompts make errors smaller and leave the level as it is (`probe/grouped_fit.py`). None: one fit
+            to all prompts, whose level depends on N. Audits use 64.
         top_k: compute transport over the union of the layers' k most probable tokens; None: the whole vocabulary.
         stop_on: "warn" or "error": stop training at an alert of this level or a higher one; None: never.
         save_on_alert: save a checkpoint at the first alert.
@@ -69,6 +72,7 @@ class SpinalConfig:
     position: Literal["last", "response"] = "last"
     window: float | tuple[int, int] = 1 / 3
     tail: tuple[float, float] = (0.1, 0.9)
+    group: int | None = None
     top_k: int | None = None
     stop_on: Literal["warn", "error"] | None = None
     save_on_alert: bool = False
@@ -113,8 +117,10 @@ class SpinalConfig:
         _check_choice("position", self.position, ("last", "response"))
         _check_window(self.window)
         _check_tail(self.tail)
+        if self.group is not None:
+            _check_count("group", self.group, 2, "or None for one fit to all prompts")
         if self.position == "last":  # with "response" the rows are tokens: their number is known with the data
-            self.tail_ranks(self.num_prompts)
+            self.tail_ranks(min(self.group or self.num_prompts, self.num_prompts))
         if self.top_k is not None:
             _check_count("top_k", self.top_k, 1, "or None for the whole vocabulary")
         _check_choice("stop_on", self.stop_on, (None, *LEVELS))
@@ -137,9 +143,10 @@ class SpinalConfig:
         if high - low + 1 < least:
             enough = (n for n in range(rows, MOST_PROMPTS) if _count_ranks(min(n - 1, width), self.tail) >= least)
             need = next(enough, None)
-            right = f"use num_prompts >= {need} or a wider tail" if need else "use a wider tail"
+            name = "group" if rows == self.group else "num_prompts"
+            right = f"use {name} >= {need} or a wider tail" if need else "use a wider tail"
             raise ValueError(
-                f"tail={self.tail} leaves {max(high - low + 1, 0)} of the {rank} ranks that num_prompts={rows} gives,"
+                f"tail={self.tail} leaves {max(high - low + 1, 0)} of the {rank} ranks that {name}={rows} gives,"
                 f" but a fit needs at least {least}: {right}"
             )
         return low, high

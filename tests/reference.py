@@ -56,6 +56,19 @@ def tail_exponent(h, tail=(0.1, 0.9), eps=EPS):
     return -slope, se, r2
 
 
+def fit_groups(prompts, group):
+    """Prompt i is in fit i % K, K = N // group, if i < K group, and in none otherwise; lists of prompts."""
+    size = min(group or prompts, prompts)
+    fits = prompts // size
+    return [[i for i in range(fits * size) if i % fits == k] for k in range(fits)]
+
+
+def grouped_exponent(h, group, tail=(0.1, 0.9), eps=EPS):
+    """Mean over the fits of their exponents, and std(ddof=1) / sqrt(K): the spread of the mean; h [N, d]."""
+    found = [tail_exponent(h[rows], tail, eps)[0] for rows in fit_groups(len(h), group)]
+    return mean(found), paired_se(found)
+
+
 def effective_rank(h, eps=EPS):
     """exp(-sum_k p_k log p_k), p = sigma / sum sigma, centred h (Roy & Vetterli 2007); 0 log 0 = 0."""
     h = np.asarray(h, dtype=np.float64)

@@ -9,7 +9,9 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from ..alerts.calibration import load_rules
 from ..alerts.detector import Detector
+from ..alerts.rules import Limit
 from ..config import SpinalConfig
 from ..distributed import collectives
 from ..records import Alert
@@ -19,6 +21,7 @@ from .checkpoints import Checkpoint, find
 from .p_values import student_t
 from .reader import CheckpointReader, CheckpointReadings, Plan
 from .results import Audit
+from .settings import settings
 from .significance import paired, turning_points
 
 
@@ -43,7 +46,8 @@ def audit(
         prompts: strings, chat message lists, a data set, or the path of one (`prompt_files.load_prompts`). None: the 64
             bundled prompts. Messages go through the model's chat template, as in training.
         adapter: folder or hub id of a PEFT adapter to add to `model`.
-        config: a `SpinalConfig`; or give its fields as keywords: `audit("out", num_prompts=512)`.
+        config: a `SpinalConfig`, used as it is; or give its fields as keywords: `audit("out", num_prompts=512)`. With
+            keywords `group` is 64 if left out. The settings of training alone are no keywords here (`settings.USED`).
         device_map: as `from_pretrained` takes it. Under torchrun or `accelerate launch` every rank loads the model onto
             its own device instead, and reads its share of the prompts.
 
@@ -57,13 +61,14 @@ def audit(
             differ in depth or vocabulary, or `Probe` refuses the model; the message says what to do.
     """
     student_t()
-    config = SpinalConfig.of(config, fields, ("base", "prompts", "adapter", "device_map"))
+    config = settings(config, fields, ("base", "prompts", "adapter", "device_map"))
+    limits = load_rules(config.rules) if config.rules else {}
     run = checkpoints(Path(model)) if adapter is None else {}
     plan = _run(Path(model), run, base) if run else _pair(model, base, adapter)
     read = CheckpointReader(plan, prompts, config, device_map).read_all()
     window, (first, *later) = read.header.window, read.samples.values()
     changes = [paired(first, sample, window) for sample in later]
-    alerts = _alerts(read) if run else []
+    alerts = _alerts(read, limits) if run else []
     turned = turning_points(read.samples, window) if run else []
     return Audit(Trace(read.header, read.readings, alerts), list(read.names.values()), changes, turned)
 
@@ -107,9 +112,9 @@ def _recorded(run: Path) -> Checkpoint | None:
     return None
 
 
-def _alerts(read: CheckpointReadings) -> list[Alert]:
+def _alerts(read: CheckpointReadings, limits: dict[str, Limit]) -> list[Alert]:
     """The alerts of a run's checkpoints, each naming the last checkpoint before its first sign."""
-    detector, alerts = Detector(read.header.window), []
+    detector, alerts = Detector(read.header.window, limits), []
     for reading in read.readings:
         for alert in detector.update(reading):
             calm = detector.calm(alert.rule)

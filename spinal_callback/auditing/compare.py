@@ -11,6 +11,7 @@ from ..traces import Trace, load_sound
 from .compare_traces import compare_traces
 from .p_values import student_t
 from .results import Comparison
+from .settings import settings
 
 
 def compare(
@@ -53,7 +54,7 @@ def _compare_checkpoints(
     from .reader import CheckpointReader
     from .significance import paired
 
-    config = SpinalConfig.of(config, fields, ("prompts", "device_map"))
+    config = settings(config, fields, ("prompts", "device_map"))
     plan = {0: find(a), 1: find(b)}
     read = CheckpointReader(plan, prompts, config, device_map).read_all()
     changes = paired(read.samples[0], read.samples[1], read.header.window)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from .p_values import change_rows, holm, outermost, p_values
 from .results import Change, Changes, Comparison, Place
 
 SAME = ("position", "tail", "top_k")  # settings that change what a measure means: two traces must share them
+INSTEAD = "compare the checkpoints instead"
 CURVES = ("alpha", "transport")
 
 
@@ -61,13 +63,31 @@ def _late_changes(starts: tuple[Reading, Reading], ends: tuple[Reading, Reading]
 
 
 def _check_comparable(a: str, b: str, one: Header, other: Header) -> None:
+    """Raises ValueError, with the field and both values, where a number of one trace means something else in the other.
+
+    The prompts are checked last: fewer of them, or other positions, are other prompts too, and say more.
+    """
     if one.layers != other.layers:
         raise ValueError(f"{a} has {one.layers} layers and {b} has {other.layers}: only equal depths can be compared")
-    if one.probe != other.probe:
-        raise ValueError(f"{a} and {b} were read with different prompts: compare the checkpoints instead")
     for name in SAME:
-        if one.config.get(name) != other.config.get(name):
-            values = f"{one.config.get(name)!r} and {other.config.get(name)!r}"
-            raise ValueError(f"{a} and {b} differ in {name} ({values}): compare the checkpoints instead")
+        _check_same(name, _setting(one, name), _setting(other, name), a, b)
+    _check_same("num_prompts", one.prompts, other.prompts, a, b)
+    _check_same("group", _prompts_of_a_fit(one), _prompts_of_a_fit(other), a, b)
+    _check_same("prompts (hash)", one.probe[:12], other.probe[:12], a, b)
     if one.window != other.window:
         raise ValueError(f"{a} and {b} have the late windows {one.window} and {other.window}: they must be equal")
+
+
+def _check_same(name: str, one: Any, other: Any, a: str, b: str) -> None:
+    if one != other:
+        raise ValueError(f"{a} and {b} differ in {name} ({one!r} and {other!r}): {INSTEAD}")
+
+
+def _setting(header: Header, name: str) -> Any:
+    value = header.config.get(name)
+    return tuple(value) if isinstance(value, list) else value  # lists are what a file makes of tuples
+
+
+def _prompts_of_a_fit(header: Header) -> int:
+    """How many prompts each exponent is of: it depends on them. Earlier versions had no groups."""
+    return min(header.config.get("group") or header.prompts, header.prompts)

@@ -1,9 +1,10 @@
 """Which layers differ between two checkpoints, and how surely: paired tests over the prompts that both were read with.
 
 All definitions here are ours. A layer's transport is a mean over N prompts: its change has the standard error of the
-per-prompt differences, and Student's t with N - 1 degrees of freedom. A layer's contraction is one number for all
-prompts: its change has the error of the jackknife over G = 8 groups of prompts, and t with G - 1. Holm's step-down over
-both curves of all layers keeps the chance of any false "significant" at 5 %, however the tests depend on each other.
+per-prompt differences, and Student's t with N - 1 degrees of freedom. A layer's contraction is the mean of the fits to
+K groups of prompts: its change has the error of a jackknife over 8 groups of prompts and t with 7 degrees, from K = 4
+on that of the spread over the fits and t with K - 1 (`probe/grouped_fit.py`). Holm's step-down over both curves of all
+layers keeps the chance of any false "significant" at 5 %, however the tests depend on each other.
 
 The first and last layer that differ have the interval in which they would lie on other prompts, from a bootstrap over
 groups of prompts. The jackknife's intervals are wide rather than short: in the simulation of
@@ -48,7 +49,7 @@ def _layers(before: Sample, after: Sample) -> tuple[Array, Array, Array, Array]:
     moved = after.transport - before.transport
     left_out = after.deleted - before.deleted
     groups, prompts = left_out.shape[0], moved.shape[-1]
-    deleted = torch.stack([moved[:, torch.arange(prompts) % groups != g].mean(-1) for g in range(groups)])
+    deleted = torch.stack([moved[:, after.groups != g].mean(-1) for g in range(groups)])
     value = np.concatenate([_numbers(after.alpha - before.alpha), _ends(moved.mean(-1))])
     error = np.concatenate([_numbers(measures.jackknife_error(left_out.T)), _ends(measures.standard_error(moved))])
     freedom = np.repeat([groups - 1, prompts - 1], len(value) // 2)

@@ -9,6 +9,7 @@ from typing import Any
 from ..files import STANDARD_OUTPUT, free, save
 from ..records import Record, dump_record
 from .output import is_first_rank, say
+from .settings import add_settings, given
 from .trace import files_of
 
 CHECKPOINT = "a model's folder, a hub id, a GGUF file, or an adapter's folder"
@@ -53,19 +54,18 @@ def _add_prompt_arguments(command: Any) -> None:
         help="a .jsonl, .json or .txt file, or a data set, with prompt or messages columns"
         " (default: the 64 bundled prompts)",
     )
-    command.add_argument("--num-prompts", type=int, default=64, help="use at most this many prompts (default: 64)")
     command.add_argument(
-        "--max-prompt-tokens", type=int, default=256, help="keep only this many last tokens of a prompt (default: 256)"
+        "--device-map",
+        default="auto",
+        metavar="MAP",
+        help="where a model's weights go: auto (default), cpu, cuda:1, ...; as transformers takes it",
     )
     command.add_argument("--json", action="store_true", help="print all results as JSON")
+    add_settings(command)
 
 
-def _settings(args: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "prompts": args.prompts,
-        "num_prompts": args.num_prompts,
-        "max_prompt_tokens": args.max_prompt_tokens,
-    }
+def _arguments(args: argparse.Namespace) -> dict[str, Any]:
+    return {"prompts": args.prompts, "device_map": args.device_map, **given(args)}
 
 
 def _audit(args: argparse.Namespace) -> int:
@@ -75,7 +75,7 @@ def _audit(args: argparse.Namespace) -> int:
         raise ValueError("--json and -o - both print on standard output: give one of them")
     from ..auditing.audit import audit  # torch and transformers take seconds: the other commands do without
 
-    found = audit(args.model, args.base, adapter=args.adapter, **_settings(args))
+    found = audit(args.model, args.base, adapter=args.adapter, **_arguments(args))
     if is_first_rank():
         records: list[Record] = [found.trace.header, *found.readings, *found.alerts]
         save(output, "".join(dump_record(record) + "\n" for record in records))
@@ -91,7 +91,7 @@ def _audit(args: argparse.Namespace) -> int:
 def _compare(args: argparse.Namespace) -> int:
     from ..auditing.compare import compare  # scipy
 
-    found = compare(args.a, args.b, **_settings(args))
+    found = compare(args.a, args.b, **_arguments(args))
     if is_first_rank():
         say(json.dumps(found.to_json()) if args.json else found)
     return 1 if found.different else 0

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -26,6 +27,8 @@ class Sample:
         entropy: `[N]`, nats.
         logits: `[N, V]` final logits at the first kept position of each prompt, float32; empty unless kept.
         nonfinite: `[]` how many kept activations and final logits are NaN or Inf.
+        groups: `[N]` the group of each prompt, 0..G-1, that `deleted` leaves it out with; empty in a file of an earlier
+            version.
     """
 
     alpha: Tensor
@@ -38,6 +41,7 @@ class Sample:
     entropy: Tensor
     logits: Tensor
     nonfinite: Tensor
+    groups: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
 
     @property
     def fingerprint(self) -> str:

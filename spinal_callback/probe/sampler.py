@@ -11,8 +11,8 @@ from torch import Tensor
 from ..config import SpinalConfig
 from ..distributed import collectives
 from ..distributed.sharding import backend_of
-from .contraction import deleted_exponents, effective_rank, gram, spectrum, tail_exponent
 from .forward import Forward
+from .grouped_fit import GroupedFit
 from .lens_check import check_lens
 from .logit_lens import lens_chunks, row_blocks
 from .model_parts import locate, without_adapters
@@ -28,7 +28,6 @@ LOGITS_BLOCK = 1 << 21  # logits held at a time: 8 MiB of float32; fewer make na
 GPU_LOGITS_BLOCK = 1 << 26  # at most, on a GPU: 256 MiB of float32
 STATES_LIMIT = 2 << 30  # bytes of kept hidden states, all layers
 SPECTRA_BLOCK = 1 << 22  # entries of hidden states decomposed at a time (32 MiB of float64)
-JACKKNIFE_GROUPS = 8
 
 
 class Sampler:
@@ -61,7 +60,7 @@ class Sampler:
         self.forward = Forward(self.parts, prompts, self.backend, self.device)
         self._counts = self.forward.counts  # kept rows of each prompt
         self._first_row = self._counts.cumsum(0) - self._counts  # of each prompt
-        self._tail_ranks = config.tail_ranks(int(self._counts.sum()), self.parts.width)
+        self._fit = GroupedFit(self._counts, config, self.parts.width)
         self._check_size(next(model.parameters()).element_size())
 
     def _check_size(self, bytes_each: int) -> None:
@@ -86,7 +85,7 @@ class Sampler:
         hidden = whole.pop("hidden")
         whole |= collectives.summed_together(lambda: self.read_spectra(hidden), self.device)
         whole = {name: x.cpu() for name, x in whole.items()}
-        return Sample(logits=whole.pop("logits").T, **whole)
+        return Sample(logits=whole.pop("logits").T, groups=self._fit.left_out, **whole)
 
     def without_adapters(self) -> Sample | None:
         """A sample of an adapter run's policy before any training, without a second model; None for a full model."""
@@ -181,19 +180,9 @@ class Sampler:
     def read_spectra(self, hidden: Tensor) -> dict[str, Tensor]:
         """From all prompts' hidden states `[L, R, d]`: this rank's part of the layers, zeros for the others."""
         depth, rows, width = hidden.shape
-        groups = (torch.arange(len(self._counts)) % JACKKNIFE_GROUPS).repeat_interleave(self._counts)
-        left = [int((groups != group).sum()) for group in range(int(groups.max()) + 1)]
-        tails = [self._config.tail_ranks(n, width, least=2) for n in left]
         at_once = max(SPECTRA_BLOCK // (rows * width), 1)
         own = torch.arange(depth)[collectives.rank() :: collectives.world_size()]
-        blocks = []
-        for layers in own.split(at_once):
-            h = hidden[layers.to(hidden.device)]
-            squared = gram(h)
-            sigma = spectrum(h, squared)
-            alpha, se, r2 = tail_exponent(sigma, self._tail_ranks)
-            exponents = {"alpha": alpha, "alpha_se": se, "alpha_r2": r2, "effective_rank": effective_rank(sigma)}
-            blocks.append(exponents | {"deleted": deleted_exponents(h, groups, tails, squared)})
+        blocks = [self._fit.read(hidden[layers.to(hidden.device)]) for layers in own.split(at_once)]
         return {name: _spread(torch.cat([b[name] for b in blocks], -1), own, depth, dim=-1) for name in blocks[0]}
 
 

@@ -11,7 +11,7 @@ import saved
 import tiny
 import torch
 
-from spinal_callback import SpinalConfig, audit
+from spinal_callback import SpinalConfig, audit, compare
 from spinal_callback.auditing import reader
 from spinal_callback.probe.prompts import PromptSet
 
@@ -94,6 +94,28 @@ def test_settings(place):
     assert found.readings[0].prompts == 24 and found.trace.header.window == (2, 4)
     with pytest.raises(ValueError, match="give config or its fields, not both: config and num_prompts"):
         saved.read(place, "base", config=SpinalConfig(), num_prompts=24)
+
+
+def test_more_prompts_than_a_group_are_fitted_in_groups(place):
+    """`group=None`: the one fit to all prompts, whose level is another."""
+    found = saved.read(place, "base", group=10)
+    ids = saved.token_ids(place / "prompts.jsonl")
+    h = reference.reference_trace(tiny.llama(), ids, *saved.PARTS)["h"]
+    want = [reference.grouped_exponent(layer, 10, eps=1.2e-7) for layer in h]
+    assert found.readings[0].alpha == pytest.approx([alpha for alpha, _ in want], rel=1e-4)
+    assert found.readings[0].alpha_se == pytest.approx([error for _, error in want], rel=1e-3)
+    assert saved.read(place, "base").trace.header.config["group"] == 64
+    whole = saved.read(place, "base", group=None)
+    assert whole.trace.header.config["group"] is None
+    assert whole.readings[0].late["alpha"] > found.readings[0].late["alpha"]
+
+
+def test_a_setting_of_training_alone_is_refused(place):
+    words = r"every is a setting of training, which has no effect here \(got every=5\); the settings are num_prompts, "
+    with pytest.raises(ValueError, match=words):
+        saved.read(place, "base", every=5)
+    with pytest.raises(ValueError, match=words):
+        compare(place / "base", place / "new", every=5)
 
 
 def test_the_progress_bar_counts_each_prompt_of_each_model_once(place, monkeypatch):

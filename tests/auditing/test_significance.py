@@ -36,6 +36,7 @@ def sample(alpha, transport, deleted):
         deleted=deleted,
         transport=transport,
         logits=empty,
+        groups=torch.arange(n) % len(deleted),
         **scalars,
     )
 

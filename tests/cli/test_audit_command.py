@@ -1,12 +1,14 @@
 """`spinal audit`: what it prints and writes, its exit codes, wrong use."""
 
+import inspect
 import json
 import re
 
 import pytest
 import saved
 
-from spinal_callback import load_trace
+from spinal_callback import audit, load_trace
+from spinal_callback.auditing.settings import USED
 from spinal_callback.cli.main import main
 from spinal_callback.report.page import verdict
 from spinal_callback.report.text import alert_line
@@ -65,6 +67,66 @@ def test_a_run_that_breaks_has_alerts_and_a_turning_point(place, tmp_path, capsy
     assert turn == ("30", "20", "40")
     assert main(["report", str(output), "-o", str(tmp_path / "r.html")]) == 0
 
+
+# --- flags
+
+FLAGS = {  # a flag, its text, and what `audit` gets
+    "prompts": ("p.jsonl", "p.jsonl"),
+    "base": ("other", "other"),
+    "adapter": ("lora", "lora"),
+    "device_map": ("cpu", "cpu"),
+    "num_prompts": ("128", 128),
+    "max_prompt_tokens": ("32", 32),
+    "position": ("response", "response"),
+    "window": ("21-30", (21, 30)),
+    "tail": ("0.2,0.8", (0.2, 0.8)),
+    "group": ("32", 32),
+    "top_k": ("50", 50),
+    "rules": ("rules.json", "rules.json"),
+    "seed": ("7", 7),
+}
+
+
+def called(monkeypatch, *arguments):
+    """What `spinal audit MODEL` with these arguments calls `audit` with."""
+    calls = []
+
+    def stop(model, base=None, **fields):
+        calls.append({"base": base, **fields})
+        raise ValueError("far enough")
+
+    monkeypatch.setattr("spinal_callback.auditing.audit.audit", stop)
+    assert main(["audit", "model", *arguments]) == 2
+    return calls[0]
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_a_flag_reaches_the_function(monkeypatch, tmp_path, name):
+    monkeypatch.chdir(tmp_path)
+    text, value = FLAGS[name]
+    assert called(monkeypatch, f"--{name.replace('_', '-')}", text)[name] == value
+
+
+def test_a_flag_that_is_not_given_leaves_the_functions_default(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert set(called(monkeypatch)) == {"base", "prompts", "adapter", "device_map"}
+    assert called(monkeypatch, "--group", "all")["group"] is None
+    assert called(monkeypatch, "--window", "1/4")["window"] == called(monkeypatch, "--window", "0.25")["window"] == 0.25
+
+
+def test_every_argument_of_the_function_has_a_flag():
+    arguments = set(inspect.signature(audit).parameters) - {"model", "config", "fields"} | set(USED)
+    assert arguments == set(FLAGS)
+
+
+@pytest.mark.parametrize("text", ["late", "21-", "1/0", "21-x"])
+def test_a_window_that_is_none(text, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["audit", "model", "--window", text])
+    assert stopped.value.code == 2 and "argument --window: invalid window value" in capsys.readouterr().err
+
+
+# --- wrong use
 
 WRONG = {
     "nothere": (["nothere"], "nothere: no such folder, and not found on the hub (offline: HF_HUB_OFFLINE is set)"),

@@ -60,15 +60,23 @@ print(sorted({{"torch", "transformers", "scipy"}} & set(sys.modules)))
     assert done.stdout.splitlines()[-1] == "['scipy']"
 
 
+def settings(**fields):
+    return {"config": header().config | fields}
+
+
 OTHER = {
     "depth": ({"layers": 5}, "a.jsonl has 4 layers and", "b.jsonl has 5: only equal depths can be compared"),
-    "prompts": ({"probe": "cd" * 32}, "were read with different prompts", "compare the checkpoints instead"),
-    "window": ({"window": (2, 4)}, "have the late windows (3, 4) and (2, 4)", "they must be equal"),
-    "position": (
-        {"config": header().config | {"position": "response"}},
-        "differ in position ('last' and",
-        "'response'",
+    "prompts": (
+        {"probe": "cd" * 32},
+        "differ in prompts (hash) ('abababababab' and 'cdcdcdcdcdcd')",
+        "compare the checkpoints instead",
     ),
+    "number": ({"prompts": 48, "probe": "cd" * 32}, "differ in num_prompts (24 and 48): compare the checkpoints"),
+    "group": (settings(group=12), "differ in group (24 and 12): compare the checkpoints instead"),
+    "window": ({"window": (2, 4)}, "have the late windows (3, 4) and (2, 4)", "they must be equal"),
+    "position": (settings(position="response"), "differ in position ('last' and 'response')"),
+    "tail": (settings(tail=[0.2, 0.9]), "differ in tail ((0.1, 0.9) and (0.2, 0.9))"),
+    "top_k": (settings(top_k=10), "differ in top_k (None and 10)"),
 }
 
 
@@ -82,6 +90,12 @@ def test_traces_that_cannot_be_compared(tmp_path, capsys, name):
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("spinal compare: ") and err.count("\n") == 1
     assert all(word in err for word in words)
+
+
+def test_a_group_as_large_as_the_prompts_are_many_is_the_one_fit_of_earlier_traces(tmp_path):
+    a = trace(tmp_path, "a.jsonl", reading(10))
+    b = trace(tmp_path, "b.jsonl", reading(10), **settings(group=64))
+    assert main(["compare", a, b]) == 0
 
 
 BROKEN = {
