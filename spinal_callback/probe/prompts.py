@@ -10,8 +10,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from torch.utils.data import IterableDataset
+
 from ..config import SpinalConfig
+from .kept_state import reachable, state_kept
 from .rows import read_row
+from .undisturbed import random_states_kept
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,8 @@ def collect(source: Any, tokenizer: Any, *, count: int, longest: int, with_answe
 
     Args:
         source: strings, chat message lists, or a data set whose rows `read_row` reads. A list is taken in order; a data
-            set with a length is sampled by `seed`; an iterable one gives its first rows.
+            set with a length is sampled by `seed`; an iterable one gives its first rows. Random generators that it owns
+            are afterwards as before.
         tokenizer: a transformers tokenizer or processor; not needed for tokenized rows.
         longest: prompts keep their last `longest` tokens.
         with_answers: also keep the chosen answer's tokens.
@@ -54,17 +59,18 @@ def collect(source: Any, tokenizer: Any, *, count: int, longest: int, with_answe
             names the field or the row.
     """
     ids: dict[tuple[int, ...], int] = {}  # each prompt once: a repeated one would only lower the rank of the states
-    for place, row in _rows(source, seed):
-        try:
-            read = read_row(row, tokenizer)
-        except ValueError as error:
-            raise ValueError(f"prompts[{place}] {error}") from None
-        if with_answers and not read.chosen:
-            raise ValueError(f'position="response" needs chosen answers: row {place} has none; use position="last"')
-        answer = read.chosen if with_answers else []
-        ids.setdefault((*read.prompt[-longest:], *answer), len(answer))
-        if len(ids) == count:
-            break
+    with random_states_kept(), state_kept([] if isinstance(source, list | tuple) else reachable(source)):
+        for place, row in _rows(source, seed):
+            try:
+                read = read_row(row, tokenizer)
+            except ValueError as error:
+                raise ValueError(f"prompts[{place}] {error}") from None
+            if with_answers and not read.chosen:
+                raise ValueError(f'position="response" needs chosen answers: row {place} has none; use position="last"')
+            answer = read.chosen if with_answers else []
+            ids.setdefault((*read.prompt[-longest:], *answer), len(answer))
+            if len(ids) == count:
+                break
     if not ids:
         raise ValueError("prompts is empty: give at least one prompt, or a data set with rows")
     return PromptSet([list(k) for k in ids], list(ids.values()))
@@ -77,10 +83,39 @@ def _rows(source: Any, seed: int) -> Iterator[tuple[int, Any]]:
         raise ValueError(f"prompts must be a list or one data set, got a dictionary of {', '.join(map(repr, source))}")
     if isinstance(source, list | tuple):
         return enumerate(source)
-    if hasattr(source, "__len__") and hasattr(source, "__getitem__"):
+    if _has_places(source):
         order = list(range(len(source)))
         random.Random(seed).shuffle(order)  # its own generator: the global one belongs to the training run
         return ((i, source[i]) for i in order)
     if isinstance(source, Iterable):
         return enumerate(itertools.islice(source, 10_000))
     raise ValueError(f"prompts must be a list or a data set, got {type(source).__name__}")
+
+
+def check_restart(stream: Any, tokenizer: Any) -> None:
+    """Checks that a second `iter()` of a trainer's data begins anew: else rows that are read here would be missing from
+    training.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if not _has_places(stream) and _first_row(stream, tokenizer) != _first_row(stream, tokenizer):
+        raise ValueError(
+            "prompts is None, but reading prompts from the trainer's data would take rows away from training: a second"
+            f" iter() of this {type(stream).__name__} does not begin with the same row; give prompts=[...]"
+        )
+
+
+def _first_row(stream: Any, tokenizer: Any) -> Any:
+    with random_states_kept(), state_kept(reachable(stream)):
+        row = next(iter(stream), None)
+        try:
+            return read_row(row, tokenizer)
+        except ValueError as error:  # `collect` names the row
+            return str(error)
+
+
+def _has_places(source: Any) -> bool:
+    """Whether rows can be read by their number."""
+    stream = isinstance(source, IterableDataset)  # has a `__getitem__` that raises
+    return not stream and hasattr(source, "__len__") and hasattr(source, "__getitem__")

@@ -16,8 +16,7 @@ from ..distributed import collectives
 from ..distributed.sharding import engine_autocast
 from ..probe import Probe
 from ..probe.model_parts import locate
-from ..probe.prompts import PromptSet
-from ..probe.undisturbed import random_states_kept
+from ..probe.prompts import PromptSet, check_restart
 from ..sinks import Sink
 from ..sinks.recorder import Recorder
 from .monitor import Monitor
@@ -130,8 +129,7 @@ class SpinalCallback(TrainerCallback):
         model = trainer["model"]
         locate(model)  # a model that cannot be read is refused before its data are
         device = args.device if collectives.world_size() > 1 else model.get_input_embeddings().weight.device
-        with random_states_kept():  # a data set may draw random numbers when it is read
-            prompts = collectives.together(lambda: self._collect(trainer), device)
+        prompts = collectives.together(lambda: self._collect(trainer), device)
         for what, digest in (("prompts", prompts.hash), ("config", _digest(self.config.to_json()))):
             if not collectives.same_on_all_ranks(digest, device):
                 raise ValueError(
@@ -152,6 +150,7 @@ class SpinalCallback(TrainerCallback):
                     "prompts is None, but the trainer has no data set to take them from: give prompts=[...]"
                 )
             source = loader.dataset
+            check_restart(source, trainer.get("processing_class"))
         return PromptSet.collect(source, trainer.get("processing_class"), self.config)
 
 

@@ -19,6 +19,7 @@ from ..alerts.rules import Limit
 from ..config import SpinalConfig
 from ..distributed import collectives
 from ..probe import Probe
+from ..probe.undisturbed import random_states_kept
 from ..records import LEVELS, TRAINER_KEYS, Alert, Header, Reading
 from ..run_folder import REFERENCE_FILE, checkpoint_name
 from ..sinks.recorder import Recorder
@@ -66,6 +67,7 @@ class Monitor:
 
     # --- what happens in a run
 
+    @random_states_kept()  # sinks may draw random numbers
     def begin(self, header: Header, state: TrainerState, control: TrainerControl) -> None:
         """Continues the run that wrote the checkpoint, if training resumes from one; else opens a new trace and probes.
 
@@ -104,6 +106,7 @@ class Monitor:
             self._logged |= known | {"step": float(state.global_step)}
             self._remember(state)
 
+    @random_states_kept()
     def saved(self, state: TrainerState) -> None:
         """Puts the reference beside a checkpoint's weights: a run resumed there measures from the same step 0."""
         folder = self._folder / checkpoint_name(state.global_step)
@@ -114,6 +117,7 @@ class Monitor:
             )
         self._remember(state)
 
+    @random_states_kept()
     def end(self, state: TrainerState, control: TrainerControl, last_weights: bool) -> None:
         """Probes the last step, unless that was done or the model has other weights by now; closes the sinks."""
         if last_weights and self._last_step != state.global_step:
@@ -125,6 +129,7 @@ class Monitor:
     def _due(self, state: TrainerState, step: int) -> bool:
         return self._schedule.due(step) or step >= state.max_steps
 
+    @random_states_kept()
     def _take_reading(self, state: TrainerState, control: TrainerControl) -> None:
         """Probes the policy, records what was read, and acts on the alerts."""
         step, gradients, self._gradients = state.global_step, self._gradients, None
@@ -249,6 +254,7 @@ class Monitor:
             self._said_gradients = True
             self._say("layer gradients are unavailable in this mode; gradient concentration and score are not computed")
 
+    @random_states_kept()
     def _guarded(self, work: Callable[[], T], state: TrainerState, otherwise: str) -> T | None:
         """What `work` returns. None if it fails; the failure is recorded, and training continues."""
         try:
