@@ -32,7 +32,8 @@ MAY_IMPORT = {
     "sinks": "records traces report files run_folder",
     "trainer": "probe alerts sinks distributed config records run_folder",
     "auditing": "probe alerts report distributed config records traces run_folder",
-    "cli": "alerts auditing config distributed files probe records report run_folder sinks traces version",
+    "hosts": "trainer alerts config",
+    "cli": "alerts auditing config distributed files hosts probe records report run_folder sinks traces version",
     "__init__": "auditing config records sinks trainer traces version",
 }
 ONE_EXCEPTION = ("traces", "report")  # a trace shows itself in a notebook as the report's page, imported when asked for

@@ -52,6 +52,7 @@ def installed(built, place):
 def test_mypy_sees_our_types_from_outside_while_py_typed_is_there(built, tmp_path):
     python, package = installed(built, tmp_path / "environment")
     assert (package / "report" / "assets" / "page.html").exists() and (package / "probe" / "prompts.jsonl").exists()
+    assert (package / "hosts" / "startup" / "sitecustomize.py").exists()
     right, wrong = tmp_path / "right.py", tmp_path / "wrong.py"
     right.write_text("from spinal_callback import SpinalConfig\n\nSpinalConfig(every=25, window=(3, 9))\n")
     wrong.write_text('from spinal_callback import SpinalConfig\n\nSpinalConfig(every="never", num_prompts="64")\n')

@@ -7,10 +7,10 @@ import sys
 import warnings
 
 from ..version import __version__
-from . import audit, trace, workspace
+from . import audit, run, trace, workspace
 from .output import complain, drop_output, is_first_rank, print_anywhere, warn_in_lines
 
-FAMILIES = (audit, trace, workspace)  # each has `add`, which sets `run` for each of its commands
+FAMILIES = (audit, run, trace, workspace)  # each has `add`, which sets `run` for each of its commands
 FINE, FOUND, WRONG, INTERRUPTED, NO_READER = 0, 1, 2, 130, 141  # the last two as shells count signals: 128 + number
 EXIT_CODES = """\
 exit codes:
@@ -50,7 +50,7 @@ def _run(args: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="spinal",
-        description="Reads the SPINAL traces of DPO runs, and makes them of saved checkpoints.",
+        description="Reads the SPINAL traces of DPO runs, makes them of checkpoints, and watches a training command.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
