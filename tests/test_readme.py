@@ -24,6 +24,7 @@ FOLDERS = (
     "spinal_callback",
     "tests",
     "recipes",
+    "recipes/hosts",
     "recipes/pictures",
     "scripts",
     "scripts/benchmarks",
@@ -118,6 +119,7 @@ def wrong(line, whole=True):
 
 def of_spinal(words, whole):
     parser = cli._parser()
+    words = words[: words.index("--")] if "--" in words else words  # after it comes another's command
     if whole:
         with contextlib.redirect_stderr(io.StringIO()) as said:
             try:
@@ -134,6 +136,8 @@ def of_spinal(words, whole):
 
 def of_script(words, whole):
     script = next((word for word in words if not word.startswith("-")), "")
+    if words[0] == "-m":
+        script = f"{script.replace('.', '/')}.py"
     if not (ROOT / script).is_file():
         return f"no file {script}"
     flags = {node.value for node in ast.walk(ast.parse(text(script))) if isinstance(node, ast.Constant)}
@@ -182,6 +186,7 @@ def test_every_command_exists(readme):
         ("spinal report a b --outptu x", "unrecognized"),
         ("./scripts/gone", "cannot be run"),
         ("python scripts/benchmarks/bench_probe.py --repeat 3", "no --repeat"),
+        ("python -m spinal_callback.hosts.llama_factori x.yaml", "no file"),
         ("python recipes/dpo.py --spinal_evry 3", "no --spinal_evry"),
         ("accelerate launch --config_file recipes/accelerate/gone.yaml recipes/dpo.py", "gone.yaml"),
         ("torchrun --nproc_per_node 2 $(which spinal) audit A --bas B --outptu x", "unrecognized"),

@@ -13,7 +13,7 @@ from typing import Any
 
 from .settings import SECTION, checked, require
 
-require("axolotl", "0.13", "which pins transformers below 4.57")
+require("axolotl", "0.13", "it pins transformers below 4.57")
 
 from axolotl.integrations.base import BasePlugin  # noqa: E402
 from pydantic import BaseModel, field_validator  # noqa: E402

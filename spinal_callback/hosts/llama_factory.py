@@ -12,7 +12,7 @@ import sys
 
 from .settings import SECTION, checked, require
 
-require("llamafactory", "0.9.4", "which pins transformers below 4.57")
+require("llamafactory", "0.9.4", "it pins transformers below 4.57")
 
 from llamafactory.hparams import read_args  # noqa: E402
 from llamafactory.train.tuner import run_exp  # noqa: E402

@@ -17,7 +17,7 @@ from typing import Any
 from ..config import SpinalConfig
 from .settings import require
 
-require("ms-swift", "4.0", "which has no --callbacks")
+require("ms-swift", "4.0", "it has no --callbacks")
 
 from swift.callbacks import callbacks_map  # noqa: E402
 

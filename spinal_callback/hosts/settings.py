@@ -26,7 +26,7 @@ def checked(section: Any) -> SpinalConfig:
     if not isinstance(section, Mapping):
         raise ValueError(f"{SECTION} must be a section of settings, such as every: 25, got {section!r}")
     try:
-        return SpinalConfig.of(None, dict(section))
+        return SpinalConfig.of(None, {str(name): value for name, value in section.items()})  # YAML reads `on` as True
     except ValueError as error:
         raise ValueError(f"{SECTION}: {error}") from None
 
@@ -49,7 +49,7 @@ def require(package: str, lowest: str, why: str) -> None:
     Args:
         package: its name on PyPI.
         lowest: the lowest version that works.
-        why: what a lower version lacks.
+        why: what is wrong with a lower version: "it has no --callbacks".
 
     Raises:
         ImportError: not installed, or a version that does not work; the message says which one does.
@@ -59,4 +59,6 @@ def require(package: str, lowest: str, why: str) -> None:
     except PackageNotFoundError:
         raise ImportError(f"{package} is not installed: pip install '{package}>={lowest}'") from None
     if Version(found) < Version(lowest):
-        raise ImportError(f"{package} {found} does not work with spinal_callback, {why}: use {package}>={lowest}")
+        raise ImportError(
+            f"{package} {found} does not work with spinal_callback, because {why}: pip install '{package}>={lowest}'"
+        )

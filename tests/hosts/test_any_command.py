@@ -9,18 +9,19 @@ from pathlib import Path
 import pytest
 import saved
 import tiny
+import training
 from paths import PYTHONPATH
 
-from spinal_callback import load_trace
+from spinal_callback import SpinalCallback, load_trace
 from spinal_callback.cli.main import main
+from spinal_callback.hosts.any_command import watch
 
 BIN = Path(sys.executable).parent
 SPINAL = "import sys; from spinal_callback.cli.main import main; sys.exit(main())"
 TRAIN = """
 import sys
 import training
-from spinal_callback import SpinalCallback
-training.trainer(sys.argv[1], *CALLBACKS).train()
+training.trainer(sys.argv[1]).train()
 """
 
 
@@ -30,16 +31,6 @@ def spinal(*words, cwd, check=True, **variables):
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=280, input="")
     assert not (check and done.returncode), done.stderr[-4000:]
     return done
-
-
-def script(folder, callbacks="[]"):
-    path = folder / "train.py"
-    path.write_text(TRAIN.replace("CALLBACKS", callbacks))
-    return path
-
-
-def steps(folder):
-    return [r.step for r in load_trace(folder).readings]
 
 
 # --- what trains
@@ -60,15 +51,24 @@ def test_trl_dpo_is_watched_as_it_is(tmp_path):
     assert (tmp_path / "run" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_ranks_inherit_it(tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    spinal("every=2", "--", *torchrun, script(tmp_path), "run", cwd=tmp_path)
-    assert steps(tmp_path / "run") == [0, 2, 4]
+    (tmp_path / "train.py").write_text(TRAIN)
+    spinal("every=2", "--", *torchrun, "train.py", "run", cwd=tmp_path)
+    assert [r.step for r in load_trace(tmp_path / "run").readings] == [0, 2, 4]
 
 
-def test_a_script_by_its_name_that_has_a_callback_keeps_that_one_alone(tmp_path):
-    spinal("every=1", "--", script(tmp_path, "[SpinalCallback(every=4)]"), "run", cwd=tmp_path)
-    assert steps(tmp_path / "run") == [0, 4]
+def test_a_trainer_that_has_a_callback_keeps_that_one_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPINAL_RUN", json.dumps({"every": 1}))
+    own = SpinalCallback(every=4)
+    bare, watched = training.trainer(tmp_path), training.trainer(tmp_path, own)
+    for trainer in (bare, watched):
+        watch(trainer)
+    (added,), kept = (
+        [c for c in t.callback_handler.callbacks if isinstance(c, SpinalCallback)] for t in (bare, watched)
+    )
+    assert added.config.every == 1 and kept == [own]
 
 
 # --- what else runs
@@ -111,7 +111,7 @@ def test_a_python_without_the_package_says_so_when_it_trains(tmp_path):
     [
         (["evry=2", "--", "true"], "there is no setting evry (got evry=2): did you mean every?"),
         (["every=0", "--", "true"], 'every must be a whole number >= 1 or "auto", got 0'),
-        (["rules=nowhere.json", "--", "true"], "[Errno 2] No such file or directory: 'nowhere.json'"),
+        (["rules=nowhere.json", "--", "true"], "nowhere.json: No such file or directory"),
         (["every", "2", "--", "true"], "'every' is not NAME=VALUE: write the settings, then --, then the command"),
         (["every=2"], "there is no --: write the settings, then --, then the command"),
         (["every=2", "--"], "no command to run: spinal run every=25 -- trl dpo --config dpo.yaml"),

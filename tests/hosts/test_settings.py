@@ -16,6 +16,7 @@ def test_a_section_becomes_a_config():
     ("section", "words"),
     [
         ({"evry": 25}, r"spinal: there is no setting evry \(got evry=25\): did you mean every\?"),
+        ({True: 25}, r"spinal: there is no setting True \(got True=25\): "),  # YAML for `on: 25`
         ({"every": 0}, 'spinal: every must be a whole number >= 1 or "auto", got 0'),
         ({"stop_on": "fatal"}, "spinal: stop_on must be one of None, 'warn', 'error', got 'fatal'"),
         (25, "spinal must be a section of settings, such as every: 25, got 25"),
@@ -41,15 +42,15 @@ def test_words_are_json_or_bare():
 
 
 def test_a_framework_of_a_version_that_works_passes():
-    require("pytest", "1.0", "which is old")
+    require("pytest", "1.0", "it is old")
 
 
 def test_a_framework_that_does_not_work_is_refused_by_version():
-    words = r"^pytest [\d.]+ does not work with spinal_callback, which lacks it: use pytest>=999\.1$"
+    words = r"^pytest [\d.]+ does not work with spinal_callback, because it is old: pip install 'pytest>=999\.1'$"
     with pytest.raises(ImportError, match=words):
-        require("pytest", "999.1", "which lacks it")
+        require("pytest", "999.1", "it is old")
 
 
 def test_a_framework_that_is_not_there_is_named():
     with pytest.raises(ImportError, match=r"^no-such-thing is not installed: pip install 'no-such-thing>=2\.0'$"):
-        require("no-such-thing", "2.0", "which lacks it")
+        require("no-such-thing", "2.0", "it is old")

@@ -51,6 +51,7 @@ def check_refusals(monkeypatch, tmp_path, name, distribution, files, old):
     with importable(monkeypatch), pytest.raises(ImportError, match=rf"^{distribution} is not installed: pip install '"):
         importlib.import_module(f"spinal_callback.hosts.{name}")
     make(tmp_path, distribution, old, files)
-    words = rf"^{distribution} {old} does not work with spinal_callback, which .+: use {distribution}>=[\d.]+$"
+    right = rf"pip install '{distribution}>=[\d.]+'"
+    words = rf"^{distribution} {old} does not work with spinal_callback, because it .+: {right}$"
     with importable(monkeypatch, tmp_path), pytest.raises(ImportError, match=words):
         importlib.import_module(f"spinal_callback.hosts.{name}")
