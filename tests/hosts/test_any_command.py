@@ -28,7 +28,7 @@ training.trainer(sys.argv[1]).train()
 def spinal(*words, cwd, check=True, **variables):
     env = {**os.environ, "PYTHONPATH": PYTHONPATH, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **variables}
     command = [sys.executable, "-c", SPINAL, "run", *map(str, words)]
-    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=280, input="")
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600, input="")
     assert not (check and done.returncode), done.stderr[-4000:]
     return done
 
