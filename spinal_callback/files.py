@@ -62,14 +62,21 @@ def _replace(path: Path, data: bytes) -> None:
     try:
         with open(handle, "wb") as file:
             file.write(data)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(made, 0o666 & ~mask)  # mkstemp lets only the owner read, and a report is for others too
+        os.chmod(made, _mode(path))  # mkstemp lets only the owner read, and a report is for others too
         os.replace(made, path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(made)
         raise
+
+
+def _mode(path: Path) -> int:
+    """Who may read and write a file: as now if it exists, as a new file's otherwise."""
+    with contextlib.suppress(FileNotFoundError):
+        return stat.S_IMODE(path.stat().st_mode)
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def _is_stream(path: Path) -> bool:

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "traces": "records run_folder",
     "config": "records",
     "alerts": "records schema traces",
-    "report": "records traces run_folder",
+    "report": "config records traces run_folder",
     "probe": "distributed config records version",
     "sinks": "records traces report files run_folder",
     "trainer": "probe alerts sinks distributed config records run_folder",

@@ -7,10 +7,10 @@ import sys
 import warnings
 
 from ..version import __version__
-from . import audit, run, trace, workspace
+from . import audit, card, run, trace, workspace
 from .output import complain, drop_output, is_first_rank, print_anywhere, warn_in_lines
 
-FAMILIES = (audit, run, trace, workspace)  # each has `add`, which sets `run` for each of its commands
+FAMILIES = (audit, card, run, trace, workspace)  # each has `add`, which sets `run` for each of its commands
 FINE, FOUND, WRONG, INTERRUPTED, NO_READER = 0, 1, 2, 130, 141  # the last two as shells count signals: 128 + number
 EXIT_CODES = """\
 exit codes:

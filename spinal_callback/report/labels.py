@@ -77,6 +77,11 @@ def number(value: float | None, form: str = ".3f") -> str:
     return MISSING if value is None or not math.isfinite(value) else format(value, form)
 
 
+def model_name(name: str) -> str:
+    """A hub id as it is; of a folder its last part, since the rest tells more about the machine than the model."""
+    return name.rstrip("/").rsplit("/", 1)[-1] if name.startswith(("/", ".")) and name.strip("/.") else name
+
+
 def change(value: float | None, error: float | None) -> str:
     """A change and its standard error: `+0.013 ± 0.004`."""
     return f"{number(value, '+.3f')} ± {number(error)}"

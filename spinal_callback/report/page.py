@@ -18,7 +18,7 @@ from ..run_folder import run_of
 from ..traces import Run
 from . import labels
 from .page_data import embedded
-from .verdict import EARLY, ERROR, HEALTHY, WARN, first_alert, movement, verdict
+from .verdict import EARLY, ERROR, HEALTHY, WARN, first_sign, movement, verdict
 
 DASH, MINUS = "\u2013", "\u2212"
 MARKS = {HEALTHY: "●", EARLY: "○", WARN: "▲", ERROR: "■"}  # shapes: the colour alone must not carry a verdict
@@ -37,7 +37,7 @@ def page(runs: Mapping[str, Run]) -> str:
         if not run["readings"]:
             raise ValueError(f"{name} has no readings yet: make the report once the run has probed")
     check_same_depth(runs)
-    models = list(dict.fromkeys(_model(str(run["header"]["model"])) for run in runs.values()))
+    models = list(dict.fromkeys(labels.model_name(run["header"]["model"]) for run in runs.values()))
     parts = {
         "title": f"SPINAL report: {escape(', '.join(models))}",
         "model": escape(", ".join(models)),
@@ -106,22 +106,10 @@ def _verdict(name: str, run: Run, several: bool) -> str:
         f'<article class="verdict {level}">{title}'
         f'<h2><span aria-hidden="true">{MARKS[level]}</span> {escape(word)}</h2><p class="says">{escape(says)}</p>'
         + (f'<p class="why">{escape(_typeset(movement(run)))}</p>' if run["alerts"] else "")
-        + f"{_facts(_first_sign(run))}{_facts(figures)}"
+        + f"{_facts(first_sign(run))}{_facts(figures)}"
         + "".join(f'<p class="about">{escape(line)}</p>' for line in about)
         + "</article>"
     )
-
-
-def _first_sign(run: Run) -> list[tuple[str, str]]:
-    if not run["alerts"]:
-        return []
-    first = first_alert(run)
-    layers = f"layer{'s' * (len(first['layers']) > 1)} {', '.join(map(str, first['layers']))}"
-    return [
-        ("Where", f"{layers} moved first" if first["layers"] else "no single layer stands out"),
-        ("Since", f"step {first['since'] if first['since'] >= 0 else first['step']}"),
-        ("Last good checkpoint", first["last_good"] or "none was saved before the first sign"),
-    ]
 
 
 def _facts(facts: Sequence[tuple[str, str]]) -> str:
@@ -179,11 +167,6 @@ def _row(key: str, values: Sequence[Any]) -> str:
 
 
 # --- words -----------------------------------------------------------------------------------------------------------
-
-
-def _model(name: str) -> str:
-    """A hub id as it is; of a folder its last part, since the rest tells more about the machine than the model."""
-    return name.rstrip("/").rsplit("/", 1)[-1] if name.startswith(("/", ".")) and name.strip("/.") else name
 
 
 def _sentence(text: str) -> str:

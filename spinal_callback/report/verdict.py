@@ -42,6 +42,19 @@ def first_alert(run: Run) -> Mapping[str, Any]:
     return min(run["alerts"], key=_when)
 
 
+def first_sign(run: Run) -> list[tuple[str, str]]:
+    """Names and values: where and since when the first alert was seen, the last good checkpoint; empty without one."""
+    if not run["alerts"]:
+        return []
+    first = first_alert(run)
+    layers = f"layer{'s' * (len(first['layers']) > 1)} {', '.join(map(str, first['layers']))}"
+    return [
+        ("Where", f"{layers} moved first" if first["layers"] else "no single layer stands out"),
+        ("Since", f"step {first['since'] if first['since'] >= 0 else first['step']}"),
+        ("Last good checkpoint", first["last_good"] or "none was saved before the first sign"),
+    ]
+
+
 def movement(run: Run) -> str:
     """What had moved by the first alert, and that speed counts in either direction; empty without an alert."""
     if not run["alerts"]:

@@ -15,7 +15,7 @@ from spinal_callback import __version__
 from spinal_callback.cli.main import main
 
 SPINAL = str(Path(sys.executable).parent / "spinal")
-COMMANDS = ("audit", "compare", "run", "show", "replay", "calibrate", "report", "workspace")
+COMMANDS = ("audit", "compare", "card", "run", "show", "replay", "calibrate", "report", "workspace")
 
 
 @pytest.fixture
