@@ -82,6 +82,12 @@ class Reading:
         overhead: share of the run's wall time so far that was spent probing.
         interval: planned number of steps until the next probe; 0 if none is planned.
         peak_bytes: by how much the probe raised the process's peak memory; 0 if it stayed below training's own peak.
+        chosen_nll: negative log-likelihood of the probe's chosen answers given their prompts, nats per token; its
+            change since step 0 and the paired standard error are in `delta` (`chosen_nll`, `chosen_nll_se`).
+        margin: how much more log-likelihood chosen answers have gained since step 0 than rejected ones, nats; the mean
+            over pairs, with its standard error in `delta` (`margin_se`).
+        accuracy: share of the pairs whose margin is positive; equal ones count half. These three are NaN where the
+            probe reads no answers.
         trainer: the Trainer's last logged numbers (`TRAINER_KEYS`), for the alert rules. They were logged at
             `trainer["step"]`, which comes before `step`: the Trainer logs a step after the probe of that step.
         alpha_change_se, transport_change_se: paired standard errors of each layer's change since step 0, as long as
@@ -113,6 +119,9 @@ class Reading:
     trainer: dict[str, float] = field(default_factory=dict)
     alpha_change_se: list[float] = field(default_factory=list)
     transport_change_se: list[float] = field(default_factory=list)
+    chosen_nll: float = math.nan
+    margin: float = math.nan
+    accuracy: float = math.nan
 
     kind = "reading"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -79,8 +80,14 @@ def calibrate(healthy: Mapping[str, Trace]) -> dict[str, Limit]:
 
 
 def dump_rules(limits: dict[str, Limit]) -> str:
-    """Limits as the text of a rules file, JSON: `{"rules": {"late_speed": {"warn": 0.08, "error": 0.16}, ...}}`."""
-    rows = {name: {k: float(f"{v:.4g}") for k, v in dataclasses.asdict(x).items()} for name, x in limits.items()}
+    """Limits as the text of a rules file, JSON: `{"rules": {"late_speed": {"warn": 0.08, "error": 0.16}, ...}}`.
+
+    A rule that only warns has no `error`.
+    """
+    rows = {
+        name: {level: float(f"{x:.4g}") for level, x in dataclasses.asdict(limit).items() if math.isfinite(x)}
+        for name, limit in limits.items()
+    }
     return json.dumps({"rules": rows}, indent=2) + "\n"
 
 
@@ -105,11 +112,13 @@ def _limit(path: str | Path, name: str, row: Any) -> Limit:
     known = [rule for rule in RULES if not RULES[rule].at_once]
     if name not in known:
         raise ValueError(f"{path}: unknown rule {name[:40]!r}: the rules with limits are {', '.join(known)}")
-    if not isinstance(row, dict) or set(row) != {"warn", "error"}:
-        raise ValueError(f'{path}: {name} must be {{"warn": x, "error": y}}, got {written(row)}')
+    levels = {"warn"} if math.isinf(RULES[name].limit.error) else {"warn", "error"}
+    if not isinstance(row, dict) or set(row) != levels:
+        form = '{"warn": x}, since it only warns' if levels == {"warn"} else '{"warn": x, "error": y}'
+        raise ValueError(f"{path}: {name} must be {form}, got {written(row)}")
     for level, value in row.items():
         if not FITS[float](value) or value <= 0:
             raise ValueError(f"{path}: {name}.{level} must be a number > 0, got {written(value)}")
-    if row["error"] < row["warn"]:
+    if "error" in row and row["error"] < row["warn"]:
         raise ValueError(f"{path}: {name}.error must be at least {name}.warn = {row['warn']!r}, got {row['error']!r}")
-    return Limit(float(row["warn"]), float(row["error"]))
+    return Limit(**{level: float(value) for level, value in row.items()})

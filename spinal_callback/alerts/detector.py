@@ -1,8 +1,9 @@
 """Alert rules: readings in, alerts out. Plain floats, no torch, so a saved trace can be replayed through them.
 
-A rule (`rules.RULES`) is a measure of the trajectory and two limits in its units. A cumulative sum over *training
-steps* decides when a measure has been over a limit for long enough (`Alarm`); between two readings the measure is taken
-to go in a straight line, so that the verdict does not hang on how often one probes.
+A rule (`rules.RULES`) is a measure of the trajectory and two limits in its units. Two readings in a row over a limit
+raise an alert (`Alarm`): one stray reading raises none, however long the interval. So that a run that is probed seldom
+does not wait a whole interval for the second reading, the first one asks for another probe a few steps later
+(`Detector.unconfirmed`).
 """
 
 from __future__ import annotations
@@ -16,57 +17,50 @@ from typing import Any, Literal
 from ..records import LEVELS, Alert, Reading
 from ..traces import Trace
 from .rules import RULES, Limit, Rule
-from .trajectory import HORIZON, Trajectory
+from .trajectory import Trajectory
 
-PATIENCE = 1  # training steps for which a measure at twice its limit must hold
+DOUBLE = 2.0  # times its limit at which one reading is enough
 COOLDOWN = 20  # training steps between two alerts of one rule and level
-CHOSEN_LOST = 2.0  # reward (nats times beta) that chosen answers may lose before it counts against the run
-FULL = 1 - 1e-9  # sum at which an alarm is raised: ten tenths make 0.9999999999999999
-CAP = 2.0  # times its limit that a measure counts at most: one wild reading is not many
-
-
-def accumulated(total: float, before: float, now: float, elapsed: int, patience: float = PATIENCE) -> float:
-    """A cumulative sum, in [0, 1], `elapsed` training steps on, as if there had been a reading at each of them.
-
-    Args:
-        total: the sum before.
-        before, now: the measure at the last reading and at this one, as multiples of its limit.
-    """
-    before, now = min(before, CAP), min(now, CAP)
-    for step in range(1, elapsed + 1):
-        total = min(max(total + (before + (now - before) * step / elapsed - 1) / patience, 0.0), 1.0)
-    return total
+CONFIRM_AFTER = 5  # training steps after which a first reading over a limit is read again
 
 
 @dataclass
 class Alarm:
-    """One rule at one level: a cumulative sum (CUSUM) over training steps of how far a measure is above its limit.
+    """One rule at one level. Raised by the second reading in a row that is over the limit.
 
-    Each training step adds `(min(measure / limit, CAP) - 1) / PATIENCE`; below 0 the sum is 0, at 1 the alarm is
-    raised. So a measure at twice its limit must hold for 1 step, one at 1.2 times for 5, whatever the interval. It is
-    armed again once the sum has been back at 0 and COOLDOWN steps are over.
+    It is raised once, and again after a reading under the limit and `COOLDOWN` steps after its last alert at least.
+
+    Attributes:
+        calm: step of the last reading under the limit (-1: none).
+        since: step of the first reading over it, of those in a row up to now (-1: none).
+        layers: the layers that had moved farthest at that reading.
+        raised: an alert has been raised since the last reading under the limit.
+        last: step of the last alert.
     """
 
-    sum: float = 0.0
-    ratio: float = 0.0  # the measure at the last reading, as a multiple of its limit
-    calm: int = -1  # step of the last reading without a sign
-    since: int = -1  # step of the first with one
+    calm: int = -1
+    since: int = -1
     layers: list[int] = field(default_factory=list)
     raised: bool = False
-    confirmed: bool = False  # the Trainer's own numbers have raised this warning to an error
-    last: int = -COOLDOWN  # step of the last alert
+    last: int = -COOLDOWN
 
-    def update(self, ratio: float, elapsed: int, path: Trajectory) -> bool:
+    @property
+    def pending(self) -> bool:
+        """The last reading was over the limit, and no alert has been raised for it."""
+        return self.since >= 0 and not self.raised
+
+    def update(self, ratio: float, path: Trajectory, at_once: bool = False) -> bool:
         """Takes a measure as a multiple of its limit; True at the reading that raises the alarm."""
-        was = self.sum
-        self.sum, self.ratio = accumulated(was, self.ratio, ratio, elapsed), min(ratio, CAP)
-        if was == 0.0 and self.sum > 0:
-            self.since, self.layers = path.now.step, path.now.movers
-        if self.sum == 0.0:
-            self.calm, self.raised, self.confirmed = path.now.step, False, False
-        if self.raised or self.sum < FULL or path.now.step - self.last < COOLDOWN:
+        step = path.now.step
+        if not ratio > 1:
+            self.calm, self.since, self.raised = step, -1, False
             return False
-        self.raised, self.last = True, path.now.step
+        first = self.since < 0
+        if first:
+            self.since, self.layers = step, path.now.movers
+        if self.raised or (first and ratio < DOUBLE and not at_once) or step - self.last < COOLDOWN:
+            return False
+        self.raised, self.last = True, step
         return True
 
 
@@ -74,11 +68,11 @@ class Alarm:
 
 
 class Detector:
-    """All rules at once. Feed it a run's readings in the order of their steps; it says which alerts each raises.
+    """All rules at once. Feed it a run's readings in the order of their steps; it returns the alerts that each raises.
 
     Args:
         window: first and last layer of the late window.
-        limits: rule -> limits that replace the default ones (`calibrate.load_rules`); rules left out keep theirs.
+        limits: rule -> limits that replace the default ones (`calibration.load_rules`); rules left out keep theirs.
     """
 
     def __init__(self, window: tuple[int, int], limits: Mapping[str, Limit] | None = None) -> None:
@@ -88,10 +82,14 @@ class Detector:
 
     def update(self, reading: Reading) -> list[Alert]:
         """The alerts that this reading raises; of a rule that raises both levels, the error alone."""
-        elapsed = reading.step - self._path.now.step if self._path.points else 0
         self._path.add(reading)
-        found = [self._judge(name, rule, elapsed, reading) for name, rule in RULES.items()]
+        found = [self._judge(name, rule, reading) for name, rule in RULES.items()]
         return [alert for alert in found if alert is not None]
+
+    @property
+    def unconfirmed(self) -> bool:
+        """A rule is over a limit at one reading only: another probe, `CONFIRM_AFTER` steps later, decides."""
+        return any(alarm.pending for both in self._alarms.values() for alarm in both.values())
 
     @property
     def tension(self) -> float:
@@ -109,50 +107,37 @@ class Detector:
         """Each rule's measure at the last reading, as a multiple of its warn limit; `inf` where that limit is 0."""
         return {name: _ratio(rule.measure(self._path), self.limits[name].warn) for name, rule in RULES.items()}
 
-    def _judge(self, name: str, rule: Rule, elapsed: int, reading: Reading) -> Alert | None:
+    def _judge(self, name: str, rule: Rule, reading: Reading) -> Alert | None:
         value, limit, alarms = rule.measure(self._path), self.limits[name], self._alarms[name]
-        if rule.at_once:
-            elapsed = HORIZON  # what a reading cannot be is not waited for
-        warning, error = alarms["warn"], alarms["error"]
-        warned = warning.update(_ratio(value, limit.warn), elapsed, self._path)
-        failed = error.update(_ratio(value, limit.error), elapsed, self._path)
-        agreed = "" if error.raised or warning.confirmed or not warning.raised else confirmation(reading.trainer)
-        warning.confirmed = warning.confirmed or bool(agreed)
-        if not (warned or failed or agreed):
+        raised = [
+            level
+            for level, alarm in alarms.items()
+            if alarm.update(_ratio(value, getattr(limit, level)), self._path, rule.at_once)
+        ]
+        if not raised:
             return None
-        level: Literal["warn", "error"] = "error" if failed or agreed else "warn"
-        threshold = limit.error if failed else limit.warn
-        return self._alert(name, rule, level, value, threshold, warning, agreed)
+        level: Literal["warn", "error"] = "error" if "error" in raised else "warn"
+        return self._alert(name, rule, level, value, alarms["warn"])
 
-    def _alert(
-        self,
-        name: str,
-        rule: Rule,
-        level: Literal["warn", "error"],
-        value: float,
-        threshold: float,
-        first: Alarm,
-        agreed: str,
-    ) -> Alert:
-        now = self._path.now
-        layers = first.layers
-        words = f"{rule.what}: {value:.3g} {rule.unit} at step {now.step} (limit {threshold:.3g})"
+    def _alert(self, name: str, rule: Rule, level: Literal["warn", "error"], value: float, first: Alarm) -> Alert:
+        now, limit = self._path.now, getattr(self.limits[name], level)
+        words = f"{rule.what}: {value:.3g} {rule.unit} at step {now.step} (limit {limit:.3g})"
         words += f", first seen at step {first.since}"
         if not rule.at_once:
             words += (
                 f"; late contraction {now.alpha:+.1%} ± {now.alpha_se:.1%}, late transport {now.transport:+.1%} ±"
                 f" {now.transport_se:.1%} since the start"
             )
-        if layers:
-            words += f"; first to move: layers {', '.join(map(str, layers))}"
+        if first.layers:
+            words += f"; first to move: layers {', '.join(map(str, first.layers))}"
         return Alert(
             step=now.step,
             rule=name,
             level=level,
-            layers=layers,
+            layers=first.layers,
             value=value,
-            threshold=threshold,
-            message=words + agreed,
+            threshold=limit,
+            message=words,
             action=rule.action,
             since=first.since,
         )
@@ -177,20 +162,6 @@ class Detector:
             self._alarms |= {name: both for name, both in alarms.items() if name in RULES}
 
 
-def confirmation(trainer: Mapping[str, float]) -> str:
-    """How the Trainer's own numbers confirm a warning, in words; empty if they do not.
-
-    A loss that is not finite does, and chosen answers that lose `CHOSEN_LOST` in reward while the margin is positive
-    (likelihood displacement). A smaller decline of the chosen log-probabilities is what DPO does to healthy runs too.
-    """
-    loss, chosen, margin = (trainer.get(k) for k in ("loss", "rewards/chosen", "rewards/margins"))
-    if loss is not None and not math.isfinite(loss):
-        return "; and the Trainer's loss is not finite"
-    if chosen is not None and margin is not None and chosen < -CHOSEN_LOST and margin > 0:
-        return f"; and chosen answers have lost {-chosen:.2f} of reward while the margin is {margin:+.2f}"
-    return ""
-
-
 def _ratio(value: float, limit: float) -> float:
     return value / limit if limit > 0 else math.inf if value > 0 else 0.0
 
@@ -199,7 +170,7 @@ def replay(trace: Trace, limits: Mapping[str, Limit] | None = None) -> list[Aler
     """The alerts that the rules raise over a saved trace, in the order of its steps.
 
     Raises:
-        ValueError: no readings, or the first is not step 0's: changes since the start cannot be told.
+        ValueError: no readings, or the first is not step 0's: changes are measured from it.
     """
     detector = Detector(trace.header.window, limits)
     return [alert for reading in _from_start(trace) for alert in detector.update(reading)]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 
-from .trajectory import HORIZON, Point, Trajectory, sure
+from .trajectory import Point, Trajectory, speed, sure
 
 MOVED = 0.05  # movement of the late trace (shares) under which the shape of the path says nothing
 
@@ -20,12 +21,7 @@ def late_speed(path: Trajectory) -> float:
     Direction: either; a breaking run first overshoots in the *good* direction (alpha up, transport down). Healthy
     alignment needs hundreds of steps for what a run that is about to break does within ten.
     """
-
-    def way(then: Point, now: Point) -> float:
-        transport_se, alpha_se = max(now.transport_se, then.transport_se), max(now.alpha_se, then.alpha_se)
-        return math.hypot(sure(now.transport - then.transport, transport_se), sure(now.alpha - then.alpha, alpha_se))
-
-    return _fastest(path, way)
+    return speed(path, "late")
 
 
 def displacement_speed(path: Trajectory) -> float:
@@ -33,25 +29,17 @@ def displacement_speed(path: Trajectory) -> float:
 
     Direction: away. The Fisher-Rao distance lies between 0 and pi, and means the same in every model.
     """
-    return _fastest(path, lambda then, now: now.displacement - then.displacement)
+    return speed(path, "displacement")
 
 
 def likelihood_drop(path: Trajectory) -> float:
-    """Which share of their log-likelihood the chosen answers lost within the last 20 steps, as the Trainer logged it.
+    """Which share of their log-likelihood held-out chosen answers lost within the last 20 steps.
 
     Direction: down. Near-identical pairs displace the likelihood of both answers behind their first token, where the
-    probe does not look: this one rule reads the Trainer's log. DPO lowers it in healthy runs too, but slowly. 0 where
-    the trainer logs no `logps/chosen`.
+    hidden states that the probe keeps do not show it. DPO lowers it in healthy runs too, but slowly. 0 where the probe
+    reads no answers.
     """
-    return _fastest(path, lambda then, now: then.chosen - now.chosen)
-
-
-def _fastest(path: Trajectory, way: Callable[[Point, Point], float]) -> float:
-    """The longest way to now from any point of the last 20 steps; where probes are farther apart, scaled to 20."""
-    longest = 0.0
-    for then in path.before:
-        longest = max(longest, way(then, path.now) * HORIZON / max(HORIZON, path.now.step - then.step))
-    return longest  # max keeps what it has against NaN
+    return speed(path, "likelihood")
 
 
 def transport_rise(path: Trajectory) -> float:
@@ -76,37 +64,56 @@ def contraction_drop(path: Trajectory) -> float:
 def reversal(path: Trajectory) -> float:
     """The lesser of a swing out and the swing back that followed, of late transport or alpha, in shares.
 
-    Direction: out and back, either way round. Healthy runs drift one way; a run thrown about by its steps does not.
+    Direction: out and back, either way round, within the last 100 steps. Healthy runs drift one way; a run thrown about
+    by its steps does not.
     """
     now, widest = path.now, 0.0
-    for name, ends in path.extremes.items():
-        value, noise = getattr(now, name), getattr(now, f"{name}_se")
-        for end in ends:
-            there, error = getattr(end, name), getattr(end, f"{name}_se")
-            out, back = abs(sure(there, error)), abs(sure(there - value, max(error, noise)))
-            widest = max(widest, min(out, back))
+    for name in ("transport", "alpha"):
+        known = [point for point in path.past if math.isfinite(getattr(point, name))]
+        low, high = known[:1], known[:1]
+        for end in known:
+            for then in (*low, *high):
+                out, back = _change(then, end, name), _change(end, now, name)
+                if out * back < 0:
+                    widest = max(widest, min(abs(out), abs(back)))
+            low, high = [min(*low, end, key=attrgetter(name))], [max(*high, end, key=attrgetter(name))]
     return widest
 
 
+def _change(then: Point, now: Point, name: str) -> float:
+    """What noise does not explain of the change of "alpha" or "transport" between two points."""
+    error = math.hypot(getattr(then, f"{name}_se"), getattr(now, f"{name}_se"))
+    return sure(getattr(now, name) - getattr(then, name), error)
+
+
 def collapse(path: Trajectory) -> float:
-    """How far the policy has narrowed, as a share of a collapse: the greatest of three.
+    """How far the policy has narrowed within the last 100 steps, as a share of a collapse: the greatest of three.
 
     A collapse is late contraction up by 0.3 of its start (over-contraction), the late effective rank down by a third,
     or the next token's entropy down by 0.9 nats. Direction: towards fewer directions and fewer tokens. The outputs of
-    such a policy repeat; a run may reach it with a falling loss.
+    such a policy repeat; a run may reach it with a falling loss. A long healthy run narrows too, but slowly.
     """
-    now = path.now
-    narrowed = (sure(now.alpha, now.alpha_se) / 0.3, -now.rank / math.log(1.5), -now.entropy / 0.9)
-    return max(0.0, *(x for x in narrowed if math.isfinite(x)))
+
+    def narrowed(then: Point) -> float:
+        now = path.now
+        shares = (
+            _change(then, now, "alpha") / 0.3,
+            (then.rank - now.rank) / math.log(1.5),
+            (then.entropy - now.entropy) / 0.9,
+        )
+        return max(0.0, *(x for x in shares if math.isfinite(x)))
+
+    return max(map(narrowed, path.past), default=0.0)
 
 
 def roughening(path: Trajectory) -> float:
-    """By how much the coherence of the depth path has fallen: a share of 1, since coherence lies in (0, 1].
+    """By how much the coherence of the depth path has fallen within 100 steps: a share of 1, the most it can be.
 
     Direction: down; an unaligned model's depth path is bent (paper). Coherence has no error of its own, so it counts
     only once the late trace has surely moved. 0 for models too shallow for a curvature.
     """
-    return max(-path.now.coherence, 0.0) if _has_moved(path) and math.isfinite(path.now.coherence) else 0.0
+    falls = [then.coherence - path.now.coherence for then in path.past]
+    return max([0.0, *(fall for fall in falls if math.isfinite(fall))]) if _has_moved(path) else 0.0
 
 
 def delocalized(path: Trajectory) -> float:
@@ -136,10 +143,14 @@ def nonfinite(path: Trajectory) -> float:
 
 @dataclass(frozen=True)
 class Limit:
-    """From where on a measure is worth a look, and from where on a stop. In the measure's units, 0 < warn <= error."""
+    """From where on a measure is worth a look, and from where on a stop. In the measure's units, 0 < warn <= error.
+
+    A measure that grows with the whole movement of a run, which every long alignment reaches one day, only warns: its
+    error limit is infinite.
+    """
 
     warn: float
-    error: float
+    error: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -157,18 +168,18 @@ class Rule:
 SLOWER = "lower the learning rate (or lengthen the warm-up), or raise beta"
 RULES: dict[str, Rule] = {
     "late_speed": Rule(
-        late_speed, Limit(0.07, 0.15), "of its start in 20 steps", "the late trace moves too fast", SLOWER
+        late_speed, Limit(0.09, 0.18), "of its start in 20 steps", "the late trace moves too fast", SLOWER
     ),
     "displacement_speed": Rule(
         displacement_speed, Limit(0.4, 0.8), "rad in 20 steps", "the policy leaves its start too fast", SLOWER
     ),
     "transport_rise": Rule(
-        transport_rise, Limit(0.05, 0.15), "of its start", "late transport has risen since the start", SLOWER
+        transport_rise, Limit(0.05), "of its start", "late transport has risen since the start", SLOWER
     ),
     "contraction_drop": Rule(
-        contraction_drop, Limit(0.05, 0.12), "of its start", "late contraction has fallen from its best", SLOWER
+        contraction_drop, Limit(0.05), "of its start", "late contraction has fallen from its best", SLOWER
     ),
-    "reversal": Rule(reversal, Limit(0.02, 0.08), "there and back", "the late trace has swung back", SLOWER),
+    "reversal": Rule(reversal, Limit(0.04, 0.12), "there and back", "the late trace has swung back", SLOWER),
     "collapse": Rule(
         collapse,
         Limit(0.45, 1.0),
@@ -178,14 +189,15 @@ RULES: dict[str, Rule] = {
     ),
     "roughening": Rule(roughening, Limit(0.03, 0.08), "of coherence", "the depth path has become rough", SLOWER),
     "delocalized": Rule(
-        delocalized, Limit(1.6, 3.2), "of the late layers' movement", "early layers move with the late ones", SLOWER
+        delocalized, Limit(1.6), "of the late layers' movement", "early layers move with the late ones", SLOWER
     ),
     "likelihood_drop": Rule(
         likelihood_drop,
-        Limit(0.05, 0.15),
-        "of their log-likelihood",
-        "chosen answers become unlikely",
-        "raise beta, lower the learning rate, or drop pairs whose answers are nearly alike",
+        Limit(0.08, 0.2),
+        "of their log-likelihood in 20 steps",
+        "held-out chosen answers become unlikely",
+        "raise beta, lower the learning rate, drop pairs whose answers are nearly alike, or add an SFT term beside the"
+        ' DPO loss (loss_type=["sigmoid", "sft"], loss_weights=[1.0, 0.5])',
     ),
     "nonfinite": Rule(
         nonfinite,

@@ -114,6 +114,10 @@ BAD = {
     ),
     "without limits": ('{"rules": {"nonfinite": {"warn": 1, "error": 2}}}', "unknown rule 'nonfinite'"),
     "a number": ('{"rules": {"collapse": 1}}', r'collapse must be \{"warn": x, "error": y\}, got 1'),
+    "a stop of a rule that only warns": (
+        '{"rules": {"transport_rise": {"warn": 1, "error": 2}}}',
+        r'transport_rise must be \{"warn": x\}, since it only warns, got an object',
+    ),
     "one level": ('{"rules": {"collapse": {"warn": 1}}}', r"collapse must be .*, got an object"),
     "wrong sign": ('{"rules": {"collapse": {"warn": -1, "error": 2}}}', r"collapse\.warn must be a number > 0, got -1"),
     "zero": ('{"rules": {"collapse": {"warn": 1, "error": 0}}}', r"collapse\.error must be a number > 0, got 0"),

@@ -1,5 +1,6 @@
 """rules.py: each measure against numbers worked out by hand, and 0 for what is healthy or noise."""
 
+import dataclasses
 import math
 
 import made_up
@@ -35,52 +36,71 @@ def test_a_rule_is_called_as_its_measure_and_has_two_limits():
 
 
 def test_late_speed_is_the_longest_way_within_20_steps():
-    out = course(0.0, 0.1, 0.1, 0.1, 0.1, 0.1)
+    out = course(0.0, *[0.1] * 6)
     assert at(rules.late_speed, 5, transport=out) == pytest.approx(0.1)
     assert at(rules.late_speed, 20, transport=out) == pytest.approx(0.1)
-    assert at(rules.late_speed, 25, transport=out) == 0  # the way lies behind the horizon
+    assert at(rules.late_speed, 25, transport=out) == pytest.approx(0.1 * 20 / 25)  # it may have come at step 5
+    assert at(rules.late_speed, 30, transport=out) == 0  # the way lies behind the horizon
     assert at(rules.late_speed, 10, transport=course(0, -0.1, 0.05)) == pytest.approx(0.15)  # from the farthest point
     both = at(rules.late_speed, 5, transport=course(0, 0.03), alpha=course(0, 0.04))
     assert both == pytest.approx(0.05)
 
 
-def test_late_speed_over_a_long_interval_is_scaled_to_20_steps():
-    readings = made_up.run(every=100, steps=100, noise=0.0, transport=lambda step: step / 1000)
-    assert value(rules.late_speed, readings) == pytest.approx(0.1 / 5)
-
-
 def test_displacement_speed_is_the_gain_within_20_steps():
     assert at(rules.displacement_speed, 10, displacement=course(0, 0.3, 0.7)) == pytest.approx(0.7)
-    assert at(rules.displacement_speed, 25, displacement=course(0, 0.3, 0.3, 0.3, 0.3, 0.3)) == 0
+    assert at(rules.displacement_speed, 30, displacement=course(0, *[0.3] * 6)) == 0
     assert at(rules.displacement_speed, 10, displacement=course(0, 0.5, 0.2)) == pytest.approx(0.2)  # not the way back
     assert at(rules.displacement_speed, 10, displacement=course(0, 0.5, NAN)) == 0
 
 
-def lost(*nats, beta=0.1, reference=-50.0):
-    """What a Trainer logs when chosen answers have lost so many nats; nothing before the first step."""
-
-    def log(step):
-        gone = nats[step // 5]
-        return {"rewards/chosen": -gone * beta, "logps/chosen": reference - gone, "beta": beta} if step else {}
-
-    return log
-
-
 def test_likelihood_drop_is_the_share_lost_within_20_steps():
-    assert at(rules.likelihood_drop, 10, trainer=lost(0, -1, 6)) == pytest.approx(7 / 50)
-    assert at(rules.likelihood_drop, 5, trainer=lost(0, 6)) == pytest.approx(6 / 50)  # from the start, where it is 0
-    assert at(rules.likelihood_drop, 10, trainer=lost(0, 6, 1)) == pytest.approx(1 / 50)
-    assert at(rules.likelihood_drop, 10, trainer=lost(0, 6, 6, beta=0.5, reference=-600)) == pytest.approx(0.01)
+    assert at(rules.likelihood_drop, 10, chosen_nll=course(2.0, 1.8, 2.2)) == pytest.approx(0.4 / 2)
+    assert at(rules.likelihood_drop, 10, chosen_nll=course(2.0, 2.4, 2.1)) == pytest.approx(0.1 / 2)  # not the way back
+    assert at(rules.likelihood_drop, 30, chosen_nll=course(2.0, *[2.4] * 6)) == 0
 
 
-@pytest.mark.parametrize("log", [{}, {"rewards/chosen": -3.0}, {"rewards/chosen": -3.0, "logps/chosen": -60.0}])
-def test_likelihood_drop_is_nothing_where_the_trainer_does_not_tell(log):
-    assert at(rules.likelihood_drop, 5, trainer=lambda step: log) == 0
+def test_likelihood_drop_counts_what_lies_beyond_two_standard_errors():
+    readings = made_up.run(5, 10, noise=0.0, chosen_nll=course(2.0, 2.0, 2.2))
+    noisy = [dataclasses.replace(r, delta=r.delta | {"chosen_nll_se": 0.04}) for r in readings]
+    assert value(rules.likelihood_drop, noisy) == pytest.approx((0.2 - 2 * 0.04) / 2)
 
 
-def test_likelihood_drop_is_nothing_where_rewards_know_no_reference():
-    """As in SimPO, whose reward is beta times the log-likelihood itself."""
-    assert at(rules.likelihood_drop, 5, trainer=lost(0, 60, reference=0.0)) == 0
+def test_likelihood_drop_is_nothing_where_no_answers_are_read():
+    assert at(rules.likelihood_drop, 10) == 0
+
+
+# --- probes far apart
+
+
+def far_apart(*values, every=200):
+    """The displacement of a run whose probes are far apart."""
+    readings = made_up.run(every, every * (len(values) - 1), noise=0.0, displacement=lambda s: values[s // every])
+    return value(rules.displacement_speed, readings)
+
+
+def test_a_change_between_distant_probes_is_even_as_long_as_no_pace_is_known():
+    assert far_apart(0.0, 0.2) == pytest.approx(0.2 / 10)
+
+
+@pytest.mark.parametrize("every", [50, 100, 200, 500])
+def test_a_jump_between_distant_probes_counts_in_full_but_for_the_usual_pace(every):
+    """From .2 to 2.9 rad where .02 rad in 20 steps is usual: an error, however seldom the run is probed."""
+    steps = range(0, 4 * every, every)
+    readings = made_up.run(every, 3 * every, noise=0.0, displacement=lambda s: 0.001 * s if s < 3 * every else 2.9)
+    usual = 2 * 0.02 * (every - 20) / 20
+    jumped = 2.9 - 0.001 * steps[2]
+    assert value(rules.displacement_speed, readings) == pytest.approx(max(jumped - usual, jumped * 20 / every))
+    assert jumped - usual > rules.RULES["displacement_speed"].limit.error
+
+
+@pytest.mark.parametrize("every", [50, 100, 200, 500])
+def test_the_usual_pace_between_distant_probes_is_nothing(every):
+    steady = made_up.run(every, 10 * every, noise=0.0, displacement=lambda s: min(0.001 * s, 2.5))
+    limit = rules.RULES["displacement_speed"].limit.warn
+    path = Trajectory((3, 4))
+    for r in steady:
+        path.add(r)
+        assert rules.displacement_speed(path) < limit / 4
 
 
 def test_transport_rise():
@@ -117,6 +137,23 @@ def test_roughening():
     assert at(rules.roughening, 5, coherence=course(0.8, 0.9), **moved) == 0
     assert at(rules.roughening, 5, coherence=course(0.8, 0.7), transport=course(0, 0.04)) == 0  # has hardly moved
     assert at(rules.roughening, 5, coherence=course(NAN, NAN), **moved) == 0  # too shallow for a curvature
+
+
+SLOW = {  # as far as BROKEN goes in 100 steps, in 10,000
+    "reversal": {"transport": lambda s: -0.1 * min(s / 4000, 1) + 0.1 * max((s - 4000) / 4000, 0)},
+    "collapse": {"alpha": lambda s: 0.4 * s / 10_000, "entropy": lambda s: 3.0 - 1.5 * s / 10_000},
+    "roughening": {"transport": lambda s: -0.2 * s / 10_000, "coherence": lambda s: 0.9 - 0.2 * s / 10_000},
+}
+
+
+@pytest.mark.parametrize("name", SLOW)
+@pytest.mark.parametrize("every", [5, 100, 500])
+def test_the_shape_of_the_path_is_judged_over_100_steps_so_that_a_long_run_reaches_no_limit(name, every):
+    path, highest = Trajectory((3, 4)), 0.0
+    for r in made_up.run(every, 10_000, noise=0.0, **SLOW[name]):
+        path.add(r)
+        highest = max(highest, rules.RULES[name].measure(path))
+    assert highest < rules.RULES[name].limit.warn / 2
 
 
 def test_delocalized():

@@ -6,7 +6,7 @@ import math
 import pytest
 from builders import reading
 
-from spinal_callback.alerts.trajectory import HORIZON, Trajectory, sure
+from spinal_callback.alerts.trajectory import APART, HORIZON, PAST, SETTLED, Trajectory, speed, sure
 
 NAN = math.nan
 WINDOW = (3, 4)
@@ -26,17 +26,17 @@ def test_only_what_noise_does_not_explain_counts():
 
 
 def test_a_point_holds_changes_since_the_first_reading():
-    first = reading(0, entropy=2.0, coherence=0.8, effective_rank=[NAN, 1.0, 10.0, 30.0])
+    first = reading(0, entropy=2.0, coherence=0.8, effective_rank=[NAN, 1.0, 10.0, 30.0], chosen_nll=2.0)
     second = reading(
         10,
         late={"alpha": 1.02, "transport": 1.25},
-        delta={"alpha": 9.0, "alpha_se": 0.017, "transport": 9.0, "transport_se": 0.02},
+        delta={"alpha": 9.0, "alpha_se": 0.017, "transport": 9.0, "transport_se": 0.02, "chosen_nll_se": 0.1},
         entropy=1.5,
         coherence=0.7,
         effective_rank=[NAN, 9.0, 5.0, 15.0],
         localization=0.75,
         displacement=0.3,
-        trainer={"rewards/chosen": -0.5, "logps/chosen": -55.0, "beta": 0.1},
+        chosen_nll=2.5,
     )
     point = trajectory(first, second).now
     assert (point.alpha, point.alpha_se) == pytest.approx((0.17 / 0.85, 0.017 / 0.85))
@@ -45,7 +45,7 @@ def test_a_point_holds_changes_since_the_first_reading():
     assert point.rank == pytest.approx(math.log(10 / 20))  # layers 3 and 4 alone
     assert point.spread == pytest.approx((0.25 / 2) / (0.75 / 2))  # two layers outside, two inside
     assert point.displacement == 0.3
-    assert point.chosen == pytest.approx(-5 / 50)  # 5 nats of the reference's 50
+    assert (point.likelihood, point.likelihood_se) == pytest.approx((-0.5 / 2, 0.1 / 2))
     assert point.moved == pytest.approx(math.hypot(0.06 / 1.35, 0.2 - 0.04))
 
 
@@ -69,10 +69,31 @@ def test_with_nan_about_the_layers_without_a_value_are_named():
 
 
 @pytest.mark.parametrize("every", [1, 5, 20, 50])
-def test_what_lies_behind_the_horizon_is_let_go(every):
+def test_recent_points_are_those_within_the_horizon_and_the_one_before(every):
     path = trajectory(*(reading(step) for step in range(0, 201, every)))
-    steps = [p.step for p in path.before]
-    assert steps == list(range(200 - max(HORIZON // every * every, every), 200, every))
+    older, *steps = [p.step for p in path.before]
+    assert steps == list(range(200 - HORIZON // every * every, 200, every))
+    assert 200 - HORIZON - max(every, APART) <= older < 200 - HORIZON
+
+
+@pytest.mark.parametrize(("every", "kept"), [(1, 16 + 20), (5, 20), (20, 5), (50, 2), (500, 1)])
+def test_of_older_points_few_are_kept(every, kept):
+    path = trajectory(*(reading(step) for step in range(0, 20 * every + 401, every)))
+    now = path.now.step
+    assert all(p.step >= now - PAST for p in path.past) or every > PAST
+    assert len(path.past) == pytest.approx(kept, abs=1)
+
+
+def test_a_speed_is_usual_once_it_has_settled():
+    rise = [reading(s, displacement=0.01 * s) for s in range(0, 101, 10)]
+    path = trajectory(*rise)
+    assert path.pace["displacement"] == pytest.approx(0.2)
+    path.add(reading(110, displacement=3.0))
+    assert speed(path, "displacement") == pytest.approx(3.0 - 0.9)
+    assert path.pace["displacement"] == pytest.approx(0.2), "a run that breaks is not its own norm"
+    for step in range(120, 120 + SETTLED + 10, 10):
+        path.add(reading(step, displacement=3.0))
+    assert path.pace["displacement"] == pytest.approx(3.0 - 0.9)
 
 
 def test_the_extremes_of_the_whole_run_stay():
