@@ -44,6 +44,7 @@ class SpinalConfig:
         overhead: share of wall time that probes may take if `every="auto"`, in (0, 1].
         num_prompts: N, the number of prompts of the probe; they are the same at every step.
         max_prompt_tokens: a longer prompt keeps its last tokens.
+        answers: how many preference pairs the probe reads the answers of, where the data have both answers; 0: none.
         position: "last": the last token of each prompt; "response": every token of the chosen answer.
         window: the late window W: a share of the depth, or `(first, last)` layer, counted from 1, both included.
         tail: the ranks that the tail exponent is fitted to, as shares of r = min(N - 1, d).
@@ -69,6 +70,7 @@ class SpinalConfig:
     overhead: float = 0.01
     num_prompts: int = 64
     max_prompt_tokens: int = 256
+    answers: int = 16
     position: Literal["last", "response"] = "last"
     window: float | tuple[int, int] = 1 / 3
     tail: tuple[float, float] = (0.1, 0.9)
@@ -114,6 +116,7 @@ class SpinalConfig:
             raise ValueError(f"overhead must be a share of wall time in (0, 1], got {self.overhead!r}")
         _check_count("num_prompts", self.num_prompts, 2)
         _check_count("max_prompt_tokens", self.max_prompt_tokens, 1)
+        _check_count("answers", self.answers, 0)
         _check_choice("position", self.position, ("last", "response"))
         _check_window(self.window)
         _check_tail(self.tail)

@@ -35,6 +35,7 @@ class Forward:
         prompts: the probe set.
         backend: what keeps the model's weights.
         device: where inputs go and ranks talk.
+        kept: the layers whose hidden states are kept; None: all.
 
     Attributes:
         counts: `[N]` positions kept of each prompt.
@@ -42,8 +43,16 @@ class Forward:
         shared_prefix: tokens that prompts begin with and that are run once for all of them; set by `share_prefix`.
     """
 
-    def __init__(self, model: ReadableModel, prompts: PromptSet, backend: Backend, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: ReadableModel,
+        prompts: PromptSet,
+        backend: Backend,
+        device: torch.device,
+        kept: list[nn.Module] | None = None,
+    ) -> None:
         self._model, self._ids, self._backend, self._device = model, prompts.ids, backend, device
+        self._kept = model.layers if kept is None else kept
         self.counts = torch.tensor([max(n, 1) for n in prompts.answers])
         ends = [len(ids) - min(n, 1) for ids, n in zip(prompts.ids, prompts.answers, strict=True)]
         # of each prompt, the first position that is kept
@@ -163,7 +172,7 @@ class Forward:
     ) -> list[Tensor | None]:
         # no padding mask: some architectures make NaN of a row that is masked out
         mask = torch.ones(ids.shape[0], skip + ids.shape[1], dtype=ids.dtype, device=ids.device)
-        with kept_states(self._model.layers, where, ids.shape[1]) as kept:
+        with kept_states(self._kept, where, ids.shape[1]) as kept:
             self._call(ids, mask, cache)
         return kept
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from . import measures
+from . import answers, measures
 from .sample import Sample
 
 
@@ -37,6 +37,30 @@ def _delta(view: View) -> dict[str, float]:
         "alpha_se": float(measures.jackknife_error(left_out)),
         "transport": transport - transport0,
         "transport_se": float(measures.standard_error(moved)),
+        **_delta_answers(view),
+    }
+
+
+def _answers(view: View) -> dict[str, Tensor]:
+    """Of each pair, `[M]`: `nll` of the chosen answer and its change `risen`, nats per token; `margin`, nats.
+
+    No change where the reference was read with other pairs.
+    """
+    now, reference = view.now, view.reference
+    if now.answers.shape != reference.answers.shape:
+        reference = now
+    nll, nll0 = (answers.chosen_nll(s.answers, s.answer_tokens) for s in (now, reference))
+    return {"nll": nll, "risen": nll - nll0, "margin": answers.margins(now.answers, reference.answers)}
+
+
+def _delta_answers(view: View) -> dict[str, float]:
+    if not view.now.answers.numel():
+        return {}
+    found = _answers(view)
+    return {
+        "chosen_nll": float(found["risen"].mean()),
+        "chosen_nll_se": float(measures.standard_error(found["risen"])),
+        "margin_se": float(measures.standard_error(found["margin"])),
     }
 
 
@@ -79,4 +103,7 @@ MEASURES: dict[str, Callable[[View], Any]] = {
     "delta_align": _delta_align,
     "score": lambda view: measures.score(_delta_align(view), _coherence(view), _concentration(view)),
     "nonfinite": lambda view: int(view.now.nonfinite),
+    "chosen_nll": lambda view: float(_answers(view)["nll"].mean()),
+    "margin": lambda view: float(_answers(view)["margin"].mean()),
+    "accuracy": lambda view: answers.accuracy(_answers(view)["margin"]),
 }

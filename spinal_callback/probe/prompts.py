@@ -7,7 +7,7 @@ import itertools
 import json
 import random
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch.utils.data import IterableDataset
@@ -17,13 +17,20 @@ from .kept_state import reachable, state_kept
 from .rows import read_row
 from .undisturbed import random_states_kept
 
+Pair = tuple[list[int], list[int], list[int]]  # token ids of a prompt, its chosen and its rejected answer
+
 
 @dataclass(frozen=True)
 class PromptSet:
-    """N prompts as token ids, and how many tokens at the end of each are the answer (0: the prompt alone)."""
+    """N prompts as token ids, and how many tokens at the end of each are the answer (0: the prompt alone).
+
+    `pairs` are the first of the rows that have a chosen and a rejected answer; the hash leaves them out, since
+    contraction and transport do not depend on them.
+    """
 
     ids: list[list[int]]
     answers: list[int]
+    pairs: list[Pair] = field(default_factory=list)
 
     @property
     def hash(self) -> str:
@@ -40,10 +47,13 @@ class PromptSet:
             longest=config.max_prompt_tokens,
             with_answers=config.position == "response",
             seed=config.seed,
+            pairs=config.answers,
         )
 
 
-def collect(source: Any, tokenizer: Any, *, count: int, longest: int, with_answers: bool, seed: int) -> PromptSet:
+def collect(
+    source: Any, tokenizer: Any, *, count: int, longest: int, with_answers: bool, seed: int, pairs: int = 0
+) -> PromptSet:
     """Draws `count` different prompts from `source`, or takes as many as there are.
 
     Args:
@@ -53,11 +63,13 @@ def collect(source: Any, tokenizer: Any, *, count: int, longest: int, with_answe
         tokenizer: a transformers tokenizer or processor; not needed for tokenized rows.
         longest: prompts keep their last `longest` tokens.
         with_answers: also keep the chosen answer's tokens.
+        pairs: of how many rows to keep both answers, where they have them.
 
     Raises:
         ValueError: no prompts, a row that `read_row` refuses, or no answers where they are asked for. The message
             names the field or the row.
     """
+    found: list[Pair] = []
     ids: dict[tuple[int, ...], int] = {}  # each prompt once: a repeated one would only lower the rank of the states
     with random_states_kept(), state_kept([] if isinstance(source, list | tuple) else reachable(source)):
         for place, row in _rows(source, seed):
@@ -68,12 +80,14 @@ def collect(source: Any, tokenizer: Any, *, count: int, longest: int, with_answe
             if with_answers and not read.chosen:
                 raise ValueError(f'position="response" needs chosen answers: row {place} has none; use position="last"')
             answer = read.chosen if with_answers else []
+            if len(found) < pairs and read.chosen and read.rejected:
+                found.append((read.prompt[-longest:], read.chosen, read.rejected))
             ids.setdefault((*read.prompt[-longest:], *answer), len(answer))
             if len(ids) == count:
                 break
     if not ids:
         raise ValueError("prompts is empty: give at least one prompt, or a data set with rows")
-    return PromptSet([list(k) for k in ids], list(ids.values()))
+    return PromptSet([list(k) for k in ids], list(ids.values()), found)
 
 
 def _rows(source: Any, seed: int) -> Iterator[tuple[int, Any]]:

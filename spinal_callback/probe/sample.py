@@ -29,6 +29,8 @@ class Sample:
         nonfinite: `[]` how many kept activations and final logits are NaN or Inf.
         groups: `[N]` the group of each prompt, 0..G-1, that `deleted` leaves it out with; empty in a file of an earlier
             version.
+        answers: `[2, M]` log-likelihood of the chosen and of the rejected answer of M pairs, nats; M may be 0.
+        answer_tokens: `[2, M]` how many tokens these answers have.
     """
 
     alpha: Tensor
@@ -42,6 +44,8 @@ class Sample:
     logits: Tensor
     nonfinite: Tensor
     groups: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+    answers: Tensor = field(default_factory=lambda: torch.zeros(2, 0, dtype=torch.float64))
+    answer_tokens: Tensor = field(default_factory=lambda: torch.zeros(2, 0, dtype=torch.long))
 
     @property
     def fingerprint(self) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..config import SpinalConfig
 from ..distributed import collectives
 from ..distributed.sharding import backend_of
+from .answers import AnswerReader
 from .forward import Forward
 from .grouped_fit import GroupedFit
 from .lens_check import check_lens
@@ -37,6 +38,7 @@ class Sampler:
         backend: what keeps the model's weights.
         parts: the parts of the model, checked.
         forward: the forward pass.
+        answers: reads the answers of preference pairs; None without pairs.
         device: where inputs go and ranks talk.
         at_a_time: tokens of a batch and logits of a piece of the lens at most; halved where memory runs out.
     """
@@ -58,6 +60,7 @@ class Sampler:
         tokens = min(prompts.ids, key=len)[:CHECKED_TOKENS]
         self.parts = check_lens(model, found, tokens, self.backend, self.device, autocast)
         self.forward = Forward(self.parts, prompts, self.backend, self.device)
+        self.answers = AnswerReader(self.parts, prompts.pairs, self.backend, self.device) if prompts.pairs else None
         self._counts = self.forward.counts  # kept rows of each prompt
         self._first_row = self._counts.cumsum(0) - self._counts  # of each prompt
         self._fit = GroupedFit(self._counts, config, self.parts.width)
@@ -81,11 +84,12 @@ class Sampler:
             states = self._halving("tokens", lambda: self.forward.states(parts, self.at_a_time["tokens"]))
             with self.backend.whole(self.parts.norm, self.parts.head):
                 read = self._halving("logits", lambda: self.read_lens(states, own, reference))
+            answers = {} if self.answers is None else self._read_answers(self.answers)
         whole = collectives.summed_together(lambda: self._spread_over_prompts(states, own, read), self.device)
         hidden = whole.pop("hidden")
         whole |= collectives.summed_together(lambda: self.read_spectra(hidden), self.device)
         whole = {name: x.cpu() for name, x in whole.items()}
-        return Sample(logits=whole.pop("logits").T, groups=self._fit.left_out, **whole)
+from .answers import AnswerReader
 
     def without_adapters(self) -> Sample | None:
         """A sample of an adapter run's policy before any training, without a second model; None for a full model."""
