@@ -194,7 +194,8 @@ def test_nan_is_recorded_as_null_and_stops_when_asked(tmp_path):
 
 def test_a_healthy_run_neither_alerts_nor_stops_nor_saves(tmp_path):
     memory = MemorySink()
-    t = trainer(tmp_path, SpinalCallback(every=1, stop_on="warn", save_on_alert=True, sinks=[memory], **SMALL))
+    watching = SpinalCallback(every=1, stop_on="warn", save_on_alert=True, sinks=[memory], **SMALL)
+    t = trainer(tmp_path, watching, learning_rate=1e-4)
     t.train()
     assert t.state.global_step == 4
     assert memory.alerts == []
