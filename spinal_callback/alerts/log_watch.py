@@ -35,8 +35,8 @@ class LogWatch:
     asked: int = -LONGEST_QUIET
     quiet: int = QUIET
 
-    def update(self, step: int, row: Mapping[str, float]) -> bool:
-        """True if the policy should be probed now."""
+    def update(self, step: int, row: Mapping[str, Any]) -> bool:
+        """True if the policy should be probed soon. A row without DPO's numbers says nothing."""
         distance = _distance(row)
         if not math.isfinite(distance):
             return False
@@ -54,13 +54,17 @@ class LogWatch:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> LogWatch:
+        """What `to_json` gave; a new watch for a state that an earlier version saved, without any."""
+        if not data:
+            return cls()
         return cls([(int(step), float(value)) for step, value in data["rows"]], int(data["asked"]), int(data["quiet"]))
 
 
-def _distance(row: Mapping[str, float]) -> float:
+def _distance(row: Mapping[str, Any]) -> float:
     """See `LogWatch.rows`; NaN where the row does not have the numbers. reward = beta log(policy / reference)."""
     names = ("rewards/chosen", "rewards/rejected", "logps/chosen", "beta")
-    chosen, rejected, logps, beta = (row.get(name, math.nan) for name in names)
+    values = (row.get(name) for name in names)
+    chosen, rejected, logps, beta = (float(v) if isinstance(v, int | float) else math.nan for v in values)
     if not beta > 0:
         return math.nan
     reference = abs(logps - chosen / beta)

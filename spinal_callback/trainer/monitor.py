@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import torch
 from transformers import TrainerControl, TrainerState
 
-from ..alerts.detector import Detector
+from ..alerts.detector import CONFIRM_AFTER, Detector
+from ..alerts.log_watch import LogWatch
 from ..alerts.rules import Limit
 from ..config import SpinalConfig
 from ..distributed import collectives
@@ -59,6 +60,7 @@ class Monitor:
         self._schedule = Schedule(config.every, config.overhead)
         self._clock = Clock(step)
         self._detector = Detector(probe.window, limits)
+        self._log_watch, self._log_asks = LogWatch(), False  # whether the log has asked for a probe since the last step
         self._last_step = -1  # of the last probe, also if it failed
         self._logged: dict[str, float] = {}  # the Trainer's numbers as it logged them last
         self._checkpoints: list[int] = []  # steps of those saved so far
@@ -87,7 +89,9 @@ class Monitor:
             self._take_reading(state, control)
 
     def before_optimizer_step(self, state: TrainerState) -> None:
-        """Reads the gradients, if the step that they lead to will be probed."""
+        """Probes after this step if the log asks for it; reads the gradients, if the step will be probed."""
+        if self._log_asked(state):
+            self._schedule.ask(state.global_step + 1)
         if self._config.gradients and self._due(state, state.global_step + 1):
             squared = self.probe.sampler.squared_gradients
             self._gradients = self._guarded(squared, state, "no gradient concentration")
@@ -99,11 +103,13 @@ class Monitor:
     def logged(self, numbers: Mapping[str, Any], state: TrainerState) -> None:
         """Keeps the Trainer's own numbers for the next reading, with the step that they belong to.
 
-        A reading is taken before the Trainer logs its own step, so these are always of an earlier one.
+        A reading is taken before the Trainer logs its own step, so these are always of an earlier one. Where they move
+        fast, the next step is probed.
         """
         known = {k: float(v) for k in TRAINER_KEYS if isinstance(v := numbers.get(k), int | float)}
         if known.keys() - {"beta"}:  # a setting, which comes with every row, also with that of an evaluation
             self._logged |= known | {"step": float(state.global_step)}
+            self._log_asks |= self._log_watch.update(state.global_step, numbers)
             self._remember(state)
 
     @random_states_kept()
@@ -128,6 +134,13 @@ class Monitor:
 
     def _due(self, state: TrainerState, step: int) -> bool:
         return self._schedule.due(step) or step >= state.max_steps
+
+    def _log_asked(self, state: TrainerState) -> bool:
+        """Whether the log has asked for a probe. All ranks take rank zero's word, after each step that is logged."""
+        if state.global_step == 0 or state.global_step % max(state.logging_steps, 1) != 0:
+            return False
+        own, self._log_asks = self._log_asks, False
+        return bool(collectives.broadcast_from_zero([float(own)], self._device)[0])
 
     @random_states_kept()
     def _take_reading(self, state: TrainerState, control: TrainerControl) -> None:
@@ -154,7 +167,9 @@ class Monitor:
         alerts, tension = self._guarded(lambda: self._judge(reading), state, "no alert rules") or ([], 0.0)
         interval = self._schedule.proposed(cost, reading.step, state.max_steps, tension)
         self._schedule.adopt(reading.step, interval)
-        self._recorder.write(dataclasses.replace(reading, interval=interval))
+        if self._detector.unconfirmed:
+            self._schedule.ask(reading.step + CONFIRM_AFTER)
+        self._recorder.write(dataclasses.replace(reading, interval=self._schedule.until_next(reading.step)))
         for alert in alerts:
             named = self._with_last_good(alert)
             self._recorder.write(named)
@@ -217,6 +232,8 @@ class Monitor:
         if self._config.every == "auto":
             self._schedule.adopt(saved.last, saved.interval)
         self._detector.restore(saved.rules)
+        self._log_watch = LogWatch.from_json(saved.log_watch)
+        self._schedule.ask(saved.asked)
         self.probe.sampler.remember(saved.at_a_time)
         self._last_step, self._saved_for_alert = saved.last, saved.saved_for_alert
         self._checkpoints = [*saved.checkpoints, state.global_step]
@@ -227,7 +244,9 @@ class Monitor:
         run = RunState(
             last=self._last_step,
             interval=self._schedule.interval,
+            asked=self._schedule.asked,
             rules=self._detector.state(),
+            log_watch=self._log_watch.to_json(),
             reference=self.probe.fingerprint,
             folder=str(self._folder.absolute()),
             at_a_time=self.probe.sampler.at_a_time,

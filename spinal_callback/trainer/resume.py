@@ -23,7 +23,9 @@ class RunState:
     Attributes:
         last: step of the last probe, also if it failed.
         interval: steps from there to the next probe, with `every="auto"`.
+        asked: step of a probe that was asked for beside those (`Schedule.asked`).
         rules: state of the alert rules (`Detector.state`).
+        log_watch: state of the watch on the Trainer's log (`LogWatch.to_json`).
         reference: fingerprint of the sample that changes are measured from; empty: there is none.
         folder: the run's folder, where its trace and its checkpoints are.
         at_a_time: what fitted into memory (`Sampler.at_a_time`).
@@ -41,6 +43,8 @@ class RunState:
     saved_for_alert: bool = False
     checkpoints: list[int] = field(default_factory=list)
     logged: dict[str, float] = field(default_factory=dict)
+    asked: int = -1
+    log_watch: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

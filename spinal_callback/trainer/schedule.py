@@ -32,16 +32,21 @@ class Schedule:
     Attributes:
         last: step of the last probe.
         interval: steps from one probe to the next.
+        asked: step of a probe that was asked for beside those (-1: none).
     """
 
     def __init__(self, every: int | str, overhead: float) -> None:
         self._every, self._overhead = every, overhead
-        self.last, self.interval = 0, FIRST if every == "auto" else int(every)
+        self.last, self.interval, self.asked = 0, FIRST if every == "auto" else int(every), -1
 
     def due(self, step: int) -> bool:
-        if self._every != "auto":
-            return step % self.interval == 0
-        return step >= self.last + self.interval
+        usual = step % self.interval == 0 if self._every != "auto" else step >= self.last + self.interval
+        return usual or step == self.asked
+
+    def until_next(self, step: int) -> int:
+        """Steps from the probe at `step` to the next."""
+        usual = self.interval if self._every == "auto" else self.interval - step % self.interval
+        return min(usual, self.asked - step) if self.asked > step else usual
 
     def proposed(self, cost: Cost, step: int, steps: int, raised: float = 0.0) -> int:
         """Steps from `step` until the next probe: `every`, or with "auto" as few as `overhead` allows.
@@ -72,6 +77,10 @@ class Schedule:
     def adopt(self, step: int, interval: int) -> None:
         """Takes the step of a probe, and the interval after it that all ranks have agreed on."""
         self.last, self.interval = step, interval
+
+    def ask(self, step: int) -> None:
+        """Adds a probe at `step`, beside those at the usual interval. The same on every rank."""
+        self.asked = step
 
 
 class Clock:

@@ -9,6 +9,7 @@ from spinal_callback.probe import sampler
 
 SCENARIOS = ("tokenizing", "hook", "in_measures", "in_gradients", "in_pooling", "memory_in_forward")
 SCENARIOS += ("memory_in_lens", "memory_for_good", "nan", "stop", "sink")
+SCENARIOS += ("fast_log_on_zero", "fast_log_on_one")
 SCENARIOS += ("other_prompts", "other_config", "sigterm")  # the last one ends the processes
 
 
@@ -102,6 +103,12 @@ def test_a_sink_that_throws_on_rank_zero(failing):
         assert rank["step"] == 4 and steps(rank["readings"]) == [0, 2, 4] and rank["sinks"] == left
     (notice,) = load_trace(folder / "sink").notices
     assert (notice.step, notice.event) == (0, "sink_failed") and "OSError('tracker is down')" in notice.message
+
+
+@pytest.mark.parametrize(("scenario", "probed"), [("fast_log_on_zero", [0, 4, 8]), ("fast_log_on_one", [0, 8])])
+def test_a_log_that_asks_for_a_probe_is_rank_zeros(failing, scenario, probed):
+    for rank in failing[1][scenario]:
+        assert steps(rank["readings"]) == probed
 
 
 @pytest.mark.parametrize("what", ["prompts", "config"])

@@ -61,9 +61,9 @@ def hook(folder):
         calls = []
 
         def states(self, *args):
-            calls.append(1)
+            calls.append(self)
             stack = forward.stack_states
-            if len(calls) == 2:
+            if calls.count(calls[0]) == 2 and self is calls[0]:
                 forward.stack_states = lambda kept: stack([None if i == 2 else h for i, h in enumerate(kept)])
             try:
                 return real(self, *args)
@@ -132,13 +132,13 @@ def memory_for_good(folder):
 
 
 def nan_once(real):
-    """Hidden states with a NaN at layer 5, in the second reading."""
+    """Hidden states of the prompts with a NaN at layer 5, in the second reading."""
     calls = []
 
-    def states(*args, **kwargs):
-        calls.append(1)
-        h = real(*args, **kwargs)
-        if len(calls) == 2:
+    def states(self, *args, **kwargs):
+        calls.append(self)
+        h = real(self, *args, **kwargs)
+        if calls.count(calls[0]) == 2 and self is calls[0]:
             h[4, 0] = torch.nan
         return h
 
@@ -161,6 +161,25 @@ def sink(folder):
                 raise OSError("tracker is down")
 
     return run(folder, Seen(sinks=[Down()]))
+
+
+class _FastLog(TrainerCallback):
+    """From step 3 on, one rank's rows say that the policy leaves the reference fast; the other's say nothing."""
+
+    def __init__(self, rank):
+        self._rank = rank
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        fast = self._rank == RANK and state.global_step >= 3
+        logs |= {"rewards/chosen": 90.0 * fast, "rewards/rejected": 90.0 * fast, "logps/chosen": -10.0}
+
+
+def fast_log_on_zero(folder):
+    return run(folder, _FastLog(0), Seen(every=50), logging_steps=1, max_steps=8)
+
+
+def fast_log_on_one(folder):
+    return run(folder, _FastLog(1), Seen(every=50), logging_steps=1, max_steps=8)
 
 
 def _refused(folder, **fields):

@@ -8,6 +8,7 @@ import torch
 from transformers import TrainerControl, TrainerState
 
 from spinal_callback import MemorySink, SpinalConfig
+from spinal_callback.alerts.detector import CONFIRM_AFTER
 from spinal_callback.alerts.rules import RULES, Limit
 from spinal_callback.probe.probe import Probe
 from spinal_callback.probe.prompts import PromptSet
@@ -79,6 +80,57 @@ def test_the_end_is_probed_if_the_weights_are_the_last_steps(tmp_path, last_weig
     run.to(5)
     run.end(last_weights)
     assert run.steps == steps
+
+
+# --- a probe beside those at the usual interval
+
+
+def test_a_reading_over_a_limit_is_read_again_soon(tmp_path):
+    """The second reading comes a few steps after the first, not at the next usual step."""
+    run = Run(tmp_path, limits={**NEVER, "transport_rise": Limit(0.1)}, every=20)
+    run.state.max_steps = 100
+    run.to(19)
+    run.grow(1.5)  # late transport rises by .175 of its start: over the limit, and not twice
+    run.to(24)
+    assert run.steps == [0, 20] and run.memory.alerts == []
+    assert run.memory.readings[-1].interval == CONFIRM_AFTER
+    run.to(40)
+    assert run.steps == [0, 20, 20 + CONFIRM_AFTER, 40]
+    assert {alert.step for alert in run.memory.alerts} == {20 + CONFIRM_AFTER}
+    assert run.memory.readings[2].interval == 20 - CONFIRM_AFTER
+
+
+def test_a_calm_reading_is_not_read_again(tmp_path):
+    run = Run(tmp_path, limits={**NEVER, "transport_rise": Limit(0.1)}, every=20)
+    run.state.max_steps = 100
+    run.to(39)
+    assert run.steps == [0, 20]
+
+
+FAST = {"rewards/chosen": -9.0, "rewards/rejected": -9.0, "logps/chosen": -100.0, "beta": 0.1}
+
+
+@pytest.mark.parametrize(("share", "probed"), [(1.0, [0, 6]), (0.01, [0])])
+def test_the_step_after_a_log_that_moves_fast_is_probed(tmp_path, share, probed):
+    run = Run(tmp_path, every=100)
+    run.state.max_steps, run.state.logging_steps = 100, 5
+    run.gradients(0.5)
+    run.to(1)
+    run.monitor.logged({name: 0.0 if "reward" in name else value for name, value in FAST.items()}, run.state)
+    run.to(5)
+    run.monitor.logged(FAST | {n: share * FAST[n] for n in ("rewards/chosen", "rewards/rejected")}, run.state)
+    run.to(20)
+    assert run.steps == probed
+    assert not math.isnan(run.memory.readings[-1].gradient_concentration) or probed == [0]
+
+
+def test_a_log_of_another_trainer_asks_for_nothing(tmp_path):
+    run = Run(tmp_path, every=100)
+    run.state.max_steps, run.state.logging_steps = 100, 1
+    for step in range(1, 10):
+        run.to(step)
+        run.monitor.logged({"loss": 10.0**step, "rewards/chosen": "nan", "beta": None}, run.state)
+    assert run.steps == [0]
 
 
 # --- what an alert leads to

@@ -23,8 +23,10 @@ STATE = RunState(
     saved_for_alert=True,
     checkpoints=[20, 40],
     logged={"step": 35.0, "loss": 0.5},
+    asked=45,
+    log_watch={"rows": [[35, 0.01]], "asked": 20, "quiet": 40},
 )
-DEFAULTS = {"at_a_time": {}, "saved_for_alert": False, "checkpoints": [], "logged": {}}
+DEFAULTS = {"at_a_time": {}, "saved_for_alert": False, "checkpoints": [], "logged": {}, "asked": -1, "log_watch": {}}
 
 
 def test_a_state_comes_back_as_it_was():

@@ -41,6 +41,28 @@ def test_every_n_steps_whatever_probes_cost():
     assert probed_at(schedule, 21) == [0, 5, 10, 15, 20]
 
 
+@pytest.mark.parametrize(("every", "then"), [(10, [0, 10, 13, 20]), ("auto", [0, 5, 13, 18, 23])])
+def test_a_probe_that_is_asked_for_comes_beside_the_usual_ones(every, then):
+    """With "auto" the interval begins anew at it."""
+    schedule, seen = Schedule(every, 0.01), []
+    for step in range(25):
+        if step in (0, 13) or schedule.due(step):
+            assert step != 13 or schedule.due(step)
+            seen.append(step)
+            schedule.adopt(step, {5: 20}.get(step, schedule.interval if every == 10 else 5))
+        if step == 10:
+            schedule.ask(13)
+    assert seen == then
+
+
+@pytest.mark.parametrize(("every", "gaps"), [(10, [10, 3, 3, 10]), ("auto", [10, 3, 10, 10])])
+def test_how_long_it_is_until_the_next_probe(every, gaps):
+    schedule = Schedule(every, 0.01)
+    schedule.adopt(0, 10)
+    schedule.ask(13)
+    assert [schedule.until_next(step) for step in (0, 10, 17, 20)] == gaps
+
+
 def test_a_resumed_run_probes_at_the_same_steps():
     assert [s for s in range(13, 30) if Schedule(5, 0.01).due(s)] == [15, 20, 25]
 
