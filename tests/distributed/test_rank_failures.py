@@ -89,7 +89,7 @@ def test_nan_on_one_rank_is_in_everyones_reading(failing):
     for rank in results["nan"]:
         assert rank["step"] == 4 and [r["nonfinite"] for r in rank["readings"]] == [0, 32, 0]
         assert [i for i, alpha in enumerate(rank["readings"][1]["alpha"], 1) if alpha is None] == [5]
-    assert [(a.step, a.rule) for a in load_trace(folder / "nan").alerts] == [(2, "nonfinite")]
+    assert [a.rule for a in load_trace(folder / "nan").alerts if a.step == 2] == ["nonfinite"]
 
 
 def test_stop_on_stops_every_rank_at_the_same_step(failing):
