@@ -12,6 +12,8 @@ the fitting half to the false-alarm rate that the drift rules have there, so all
   absolute value is taken. (The KL divergence itself needs samples from the policy, which DPO does not draw.)
 - `margin`: |reward margin| / beta, nats: the other KL-like number one can read from the log.
 - `chosen`: the chosen answers' lost log-probability, -reward / beta, nats: watched for likelihood displacement.
+- `speed`: by how much `kl`, as a share of the chosen answers' log-probability under the reference, rose within the last
+  `HORIZON` steps. The one of these that does not grow with the length of a run.
 - `rlwatch`: the PyPI package rlwatch 0.5.1, its own detectors replayed over the same rows with its default settings and
   with windows short enough for runs this short; it has levels of its own and no threshold to fit.
 """
@@ -24,6 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 MEMORY, WARM, FLOOR = 10, 5, 0.02
+HORIZON = 20  # training steps
 
 Log = Mapping[str, Sequence[float | None]]  # columns of the Trainer's log, `step` among them
 
@@ -51,11 +54,28 @@ def _kl(log: Log, beta: float) -> list[float]:
     return _sizes(log, beta, lambda c, r: (abs(c) + abs(r)) / 2, "rewards/chosen", "rewards/rejected")
 
 
+def _speed(log: Log, beta: float) -> list[float]:
+    """The rise of the distance from the reference, against the least distance of the last `HORIZON` steps."""
+    rows = zip(_kl(log, beta), log["logps/chosen"], log["rewards/chosen"], strict=True)
+    shares = [
+        far / abs(logps - reward / beta) if logps is not None and reward is not None else math.inf
+        for far, logps, reward in rows
+    ]
+    steps = [int(step or 0) for step in log["step"]]
+    scores, first = [], 0
+    for i, share in enumerate(shares):
+        while first < i - 1 and steps[first + 1] <= steps[i] - HORIZON:
+            first += 1
+        scores.append(share - min(shares[first : i + 1]) if math.isfinite(share) else math.inf)
+    return scores
+
+
 BASELINES: dict[str, Callable[[Log, float], list[float]]] = {
     "loss": lambda log, beta: z_scores(log["loss"]),
     "grad_norm": lambda log, beta: z_scores(log["grad_norm"]),
     "kl": _kl,
     "margin": lambda log, beta: _sizes(log, beta, abs, "rewards/margins"),
+    "speed": _speed,
     "chosen": lambda log, beta: _sizes(log, beta, lambda c: -c, "rewards/chosen"),
 }
 

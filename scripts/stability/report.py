@@ -17,60 +17,29 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from arms import TIERS, Job, jobs
+from arms import TIERS
 from baselines import BASELINES, alarm, rlwatch_alarms, rlwatch_there, threshold_at
 from draw import drawn
-from harm import harm_step
 from intervals import Interval, auroc, bootstrap, median, wilson
+from runs import Run, load
 
 from spinal_callback.alerts import detector as drift
 from spinal_callback.alerts.rules import RULES
 from spinal_callback.records import LEVELS, Alert
-from spinal_callback.traces import Trace, load_trace
+from spinal_callback.traces import Trace
 
-HERE = Path(__file__).parent
-TRACES, RESULTS = HERE / "traces", HERE / "results"
+RESULTS = Path(__file__).parent / "results"
 OVERALL = "all rules"
 
 
-@dataclass(frozen=True)
-class Run:
-    """A finished run: what it was, what became of it, and what each rule said of it.
-
-    Attributes:
-        alarms: rule -> level -> step of its first alarm.
-        scores: rule -> the greatest value of what it watches up to the harm step.
-    """
-
-    job: Job
-    harm: int | None
-    trace: Trace
-    log: Mapping[str, Sequence[float | None]]
-    alarms: dict[str, dict[str, int]] = field(default_factory=dict)
-    scores: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def group(self) -> str:
-        """harmed, healthy, or unharmed (destabilized without harm)."""
-        return "harmed" if self.harm is not None else "healthy" if self.job.arm.healthy else "unharmed"
-
-
-def load(tier: str) -> list[Run]:
+def judged_runs(tier: str) -> list[Run]:
     """Every run of the tier that is there, judged by the drift rules."""
-    runs = []
-    for job in jobs(tier):
-        told = TRACES / tier / f"{job.name}.truth.json"
-        if told.exists():
-            truth = json.loads(told.read_text(encoding="utf-8"))
-            measures = {k: [math.nan if x is None else x for x in v] for k, v in truth["heldout"].items()}
-            trace = load_trace(TRACES / tier / f"{job.name}.jsonl.gz")
-            runs.append(judged(Run(job, harm_step(measures, TIERS[tier].long), trace, truth["log"])))
-    return runs
+    return [judged(run) for run in load(tier)]
 
 
 # --- what the rules say
@@ -245,7 +214,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tier", choices=tuple(TIERS), required=True)
     args = parser.parse_args()
-    runs = load(args.tier)
+    runs = judged_runs(args.tier)
     if not runs:
         raise SystemExit(f"no runs of tier {args.tier}: python scripts/stability/suite.py --tier {args.tier}")
     if not rlwatch_there():

@@ -18,7 +18,8 @@ from itertools import pairwise
 
 from arms import TIERS
 from intervals import median
-from report import Run, load, thinned
+from report import judged_runs, thinned
+from runs import Run
 
 from spinal_callback.alerts.detector import DOUBLE, Detector
 from spinal_callback.traces import Trace
@@ -106,7 +107,7 @@ def row(runs: list[Run], test: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tier", choices=tuple(TIERS), required=True)
-    runs = [run for run in load(parser.parse_args().tier) if run.job.half == "fit"]
+    runs = [run for run in judged_runs(parser.parse_args().tier) if run.job.half == "fit"]
     print(f"{'test':10}{'factor':>8}{'before':>10}{'lead':>8}{'at 10':>8}{'at 20':>8}   fitting half, {len(runs)} runs")
     for test in TESTS:
         print(row(runs, test))

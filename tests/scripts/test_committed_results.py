@@ -20,7 +20,7 @@ COUNTED = ("caught", "late", "false", "unharmed_alarms", "leads")
 @pytest.fixture(scope="module")
 def real():
     """The testing half of the real tier as it is judged now, and the table that is committed."""
-    runs = [run for run in report.load("real") if run.job.half == "test"]
+    runs = [run for run in report.judged_runs("real") if run.job.half == "test"]
     return runs, json.loads((SUITE / "results" / "real.json").read_text(encoding="utf-8"))
 
 
