@@ -9,6 +9,7 @@ from operator import attrgetter
 
 from .trajectory import Point, Trajectory, speed, sure
 
+LEARNT = 1.0  # nats of margin under which there is nothing to unlearn
 MOVED = 0.05  # movement of the late trace (shares) under which the shape of the path says nothing
 
 
@@ -40,6 +41,20 @@ def likelihood_drop(path: Trajectory) -> float:
     reads no answers.
     """
     return speed(path, "likelihood")
+
+
+def margin_drop(path: Trajectory) -> float:
+    """Which share of its best value the margin of held-out answers has lost again.
+
+    Direction: down. A healthy run's margin grows to its end; one whose pairs have become wrong (labels that changed
+    places, broken answers) unlearns it, while the hidden states move as calmly as before. Counts once the best is at
+    least 1 nat. 0 where the probe reads no answers.
+    """
+    if "margin" not in path.extremes:
+        return 0.0
+    now, best = path.now, path.extremes["margin"][1]
+    lost = sure(best.margin - now.margin, max(best.margin_se, now.margin_se))
+    return max(lost, 0.0) / best.margin if best.margin >= LEARNT else 0.0
 
 
 def transport_rise(path: Trajectory) -> float:
@@ -198,6 +213,13 @@ RULES: dict[str, Rule] = {
         "held-out chosen answers become unlikely",
         "raise beta, lower the learning rate, drop pairs whose answers are nearly alike, or add an SFT term beside the"
         ' DPO loss (loss_type=["sigmoid", "sft"], loss_weights=[1.0, 0.5])',
+    ),
+    "margin_drop": Rule(
+        margin_drop,
+        Limit(0.2, 0.5),
+        "of its best value",
+        "the preference is being unlearned",
+        "look at the pairs of the last steps: chosen and rejected may have changed places, or answers may be broken",
     ),
     "nonfinite": Rule(
         nonfinite,

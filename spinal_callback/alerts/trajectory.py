@@ -16,6 +16,7 @@ PAST = 100  # training steps over which the shape of the path is judged
 SETTLED = 40  # training steps after which a speed counts as usual for the run
 SLACK = 2.0  # times its usual pace at which a run may go between two distant probes
 APART = 5  # training steps between two of the points that are kept from before the horizon
+EXTREMES = ("alpha", "transport", "margin")
 SURE = 2.0  # standard errors that a change must exceed before any of it counts
 
 
@@ -35,6 +36,8 @@ class Point:
         displacement: distance of the final distribution from step 0's, radians.
         likelihood, likelihood_se: change of the held-out chosen answers' log-likelihood and its paired standard error,
             as shares of its size at the first reading; NaN where the probe reads no answers.
+        margin, margin_se: how much more log-likelihood held-out chosen answers gained than rejected ones, nats a pair,
+            and its standard error; NaN where the probe reads no answers.
         nonfinite: how many activations and logits are NaN or Inf.
         movers: the layers that have moved most, first to last.
     """
@@ -51,6 +54,8 @@ class Point:
     displacement: float
     likelihood: float
     likelihood_se: float
+    margin: float
+    margin_se: float
     nonfinite: int
     movers: list[int]
 
@@ -73,7 +78,7 @@ class Trajectory:
     Attributes:
         baseline: what of the run's first reading all later ones are measured from.
         points: all of the last `HORIZON` steps, of those before them some at least `APART` steps apart; at least two.
-        extremes: of "alpha" and "transport", the points where each was lowest and highest, the start included.
+        extremes: of each of `EXTREMES`, the points where it was lowest and highest, the start included.
         speeds: (step, `SPEEDS` name -> speed) of the readings of the last `SETTLED` steps.
         pace: `SPEEDS` name -> the highest speed of all readings before those: what is usual for this run.
     """
@@ -107,7 +112,7 @@ class Trajectory:
         point = _point(reading, self.baseline, self.window)
         self.points = [*_thinned(self.points, point.step), point]
         self._keep_pace()
-        for name in ("alpha", "transport"):
+        for name in EXTREMES:
             if math.isfinite(getattr(point, name)):
                 ends = [*self.extremes.get(name, []), point]
                 self.extremes[name] = [min(ends, key=attrgetter(name)), max(ends, key=attrgetter(name))]
@@ -208,6 +213,8 @@ def _point(reading: Reading, baseline: dict[str, Any], window: tuple[int, int]) 
         displacement=reading.displacement,
         likelihood=(baseline["chosen_nll"] - reading.chosen_nll) / nll,
         likelihood_se=reading.delta.get("chosen_nll_se", math.nan) / nll,
+        margin=reading.margin,
+        margin_se=reading.delta.get("margin_se", math.nan),
         nonfinite=reading.nonfinite,
         movers=_movers(reading, baseline, alpha, transport),
     )

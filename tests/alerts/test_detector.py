@@ -71,6 +71,7 @@ BROKEN = {
     "roughening": {"coherence": lambda step: 0.9 - 0.003 * step, "transport": ramp(-0.1, 50)},
     "delocalized": {"transport": ramp(-0.06, 20), "localization": lambda step: 0.3},
     "likelihood_drop": {"chosen_nll": unlikely(lost=0.5, by=20)},
+    "margin_drop": {"margin": lambda step: min(step, 40) / 4 - max(step - 60, 0) / 8},
     "nonfinite": {"nonfinite": lambda step: int(step >= 40)},
 }
 HEALTHY = {
@@ -83,6 +84,7 @@ HEALTHY = {
     "roughening": {"coherence": lambda step: 0.9 - 0.003 * step},  # in a trace that has not moved
     "delocalized": {"transport": ramp(-0.06, 100), "localization": lambda step: 0.7},
     "likelihood_drop": {"chosen_nll": unlikely(lost=0.5, by=200)},
+    "margin_drop": {"margin": lambda step: min(step, 40) / 4},
     "nonfinite": {"nonfinite": lambda step: 0},
 }
 
