@@ -217,6 +217,12 @@ LONG = (
     _upset("rate100-full", "runaway", surge=100),
     _upset("spike-lora", "spike", lora=True, spike=80, lasts=20),
     _upset("rate20-early-lora", "rate", lora=True, rate=20, early=True),
+    # stronger than arms above whose first runs were not harmed
+    _upset("rate40-lora", "rate", lora=True, surge=40, second_long=2),
+    _upset("alike-x20-full", "alike", alike=True, surge=20, second_long=2),
+    _upset("alike-x20-lora", "alike", lora=True, alike=True, surge=20),
+    _upset("corrupt-x12-full", "corrupt", corrupt=True, surge=12, second_long=2),
+    _upset("noise-0.2-full", "noise", noise=0.2, second_long=2),
     _upset("nowarmup-full", "nowarmup", rate=60, warmup=0, early=True),
     _upset("rate10-full-hh", "rate", surge=10, hh=True, small_long=0, real_long=1),
     _upset("rate60-lora-hh", "runaway", lora=True, surge=60, hh=True, small_long=0, real_long=1),

@@ -6,8 +6,8 @@ of the healthy runs) gives on the fitting half of one tier. A baseline's limit i
 its stop is twice its warning, as most rules' are. Tables: `results/transfer.json` and `.md`.
 
 Words used: *before*: the first alarm came strictly before the first evaluation that shows harm; *at*: at that step;
-*late*: after it. *False*: a healthy arm's run that is not harmed and has an alarm; *per 1,000 steps* counts all alarms of
-such runs. *Lead*: harm step minus alarm step, the median over runs that had an alarm. Intervals of 95 % are of a
+*late*: after it. *False*: a healthy arm's run that is not harmed and has an alarm; *per 1,000 steps* counts all alarms
+of such runs. *Lead*: harm step minus alarm step, the median over runs that had an alarm. Intervals of 95 % are of a
 bootstrap over arms, since runs of one arm differ by their seed alone.
 
 `--half fit` judges the fitting halves instead, prints, and writes nothing: for choices, which the testing halves must

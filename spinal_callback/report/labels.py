@@ -54,9 +54,9 @@ NUMBERS = {
     "gradient_concentration": Number("Term 3: gradient, late share", "", "score"),
     "displacement": Number("Displacement", "rad", "policy"),
     "entropy": Number("Entropy", "nats", "policy", logged=False),
-    "chosen_nll": Number("Chosen answers, negative log-likelihood", "nats per token", "policy"),
-    "margin": Number("Margin gained by chosen answers", "nats", "policy"),
-    "accuracy": Number("Pairs whose margin is positive", "", "policy"),
+    "chosen_nll": Number("Chosen answers' negative log-likelihood", "nats per token", "answers", healthy="slowly up"),
+    "margin": Number("Margin gained by chosen answers", "nats", "answers", healthy="up"),
+    "accuracy": Number("Pairs whose margin is positive", "share", "answers", healthy="up"),
     "localization": Number("Localization: late share", "", "policy"),
     "seconds": Number("Seconds per probe", "", "cost", logged=False),
     "overhead": Number("Overhead", "share of wall time", "cost"),
@@ -71,6 +71,7 @@ def of_part(part: str) -> dict[str, Number]:
 # Headings of the report's charts, of which a few are not columns of a reading or are drawn in another unit.
 SCORE = {column: number.heading for column, number in of_part("score").items()}
 POLICY = {column: number.heading for column, number in of_part("policy").items()}
+ANSWERS = {column: number.heading for column, number in of_part("answers").items()}
 POLICY["late_rank"] = "Effective rank, late layers"
 COST = {"seconds": "Seconds per probe", "overhead": "Overhead (% of the run)"}
 

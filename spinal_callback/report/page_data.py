@@ -20,6 +20,7 @@ def embedded(runs: Mapping[str, Run]) -> str:
         "labels": {
             "curves": {key: curve._asdict() for key, curve in labels.CURVES.items()},
             "score": labels.SCORE,
+            "answers": labels.ANSWERS,
             "more": labels.POLICY | labels.COST,
         },
         "runs": [_run(name, run) for name, run in runs.items()],

@@ -48,6 +48,7 @@ def workspace(entity: str, project: str) -> Any:
     table = wr.WeavePanelSummaryTable(table_name="spinal/layers")
     sections = [  # name, columns, rows, panels
         ("Is it healthy?", 3, 3, [line("Alerts so far", ALERTS), *part("late"), *part("policy")]),
+        ("Answers of preference pairs", 3, 1, part("answers")),
         ("Score and its terms", 2, 2, part("score")),
         ("Layers", 2, 2, layers),
         ("Training", 3, 2, training + part("cost")),

@@ -32,7 +32,7 @@ def cut(tab):
 
 def test_every_chart_is_there_and_nothing_is_cut_off(show):
     tab = show({"one": ONE})
-    assert tab.locator("figure").count() == 2 + 2 + 4 + 4 + 6
+    assert tab.locator("figure").count() == 2 + 2 + 4 + 4 + 3 + 6
     assert tab.locator("#maps image").count() == 4
     assert tab.eval_on_selector_all("figure svg", "all => all.every(one => one.getBoundingClientRect().width > 150)")
     assert cut(tab) <= 0
@@ -228,3 +228,12 @@ def test_strings_of_a_run_stay_strings(show):
         chart.hover(position={"x": x, "y": 100})
     assert tab.locator("img").count() == 0 and tab.title() == f"SPINAL report: {EVIL}"
     assert tab.locator("h1").inner_text() == EVIL
+
+
+# --- answers of preference pairs
+
+
+def test_the_answers_are_drawn_where_a_run_has_read_them(show):
+    none = dict.fromkeys(("chosen_nll", "margin", "accuracy"), math.nan)
+    assert show({"one": ONE}).locator("#answers figure path.curve").count() == 3
+    assert show({"one": Trace(header(), drifting(**none))}).locator("#answers").count() == 0

@@ -91,9 +91,9 @@ def test_what_could_not_be_measured_is_left_out():
 
 
 def test_what_the_rules_raise_over_a_made_up_run_is_told():
-    run = made_up.trace(5, transport=lambda step: 0.002 * step)
+    run = made_up.trace(5, transport=lambda step: -0.02 * step)
     run.alerts.extend(replay(run))
     level, _, says = verdict(run.to_json())
-    assert level == "error" and "first transport_rise at step" in says
+    assert level == "error" and "first late_speed at step" in says
     still = made_up.trace(5)
     assert replay(still) == [] and verdict(still.to_json())[0] == "healthy"

@@ -19,7 +19,7 @@ from training import trainer
 from spinal_callback import SpinalCallback
 folder, watched = Path(sys.argv[1]), sys.argv[2] == "watched"
 callbacks = [SpinalCallback(every=2, num_prompts=20)] if watched else []
-trainer(folder, *callbacks, max_steps=5, logging_steps=2, report_to=["wandb"]).train()
+trainer(folder, *callbacks, max_steps=5, logging_steps=2, learning_rate=1e-4, report_to=["wandb"]).train()
 wandb.finish()
 wandb.teardown()
 """

@@ -39,6 +39,7 @@ def test_the_spec_is_printed_without_a_network(no_network, capsys):
     assert (view["entity"], view["project"], view["displayName"]) == ("me", "dpo", "SPINAL")
     assert {name: len(found) for name, found in panels(view).items()} == {
         "Is it healthy?": 7,
+        "Answers of preference pairs": 3,
         "Score and its terms": 4,
         "Layers": 4,
         "Training": 6,
@@ -49,7 +50,7 @@ def test_the_spec_is_printed_without_a_network(no_network, capsys):
 def test_every_curve_runs_over_the_trainers_steps_and_names_what_is_logged(capsys):
     view, logged = dry_run(capsys), set(scalars(reading(0))) | {"spinal/alerts"}
     curves = [p["config"] for found in panels(view).values() for p in found if p["viewType"] == "Run History Line Plot"]
-    assert len(curves) == 7 + 4 + 2 + 6 and {curve["xAxis"] for curve in curves} == {STEP}
+    assert len(curves) == 7 + 3 + 4 + 2 + 6 and {curve["xAxis"] for curve in curves} == {STEP}
     named = [name for curve in curves for name in curve.get("metrics", [])]
     assert {name for name in named if name.startswith("spinal/")} == logged and len(named) == len(set(named))
 

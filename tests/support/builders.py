@@ -33,6 +33,9 @@ def reading(step=0, layers=4, **fields):
         "gradient_concentration": 0.5,
         "delta_align": 0.003,
         "score": 1.253,
+        "chosen_nll": 1.2,
+        "margin": 0.8,
+        "accuracy": 0.875,
         "nonfinite": 0,
         "prompts": 24,
     }

@@ -80,7 +80,9 @@ function makeCharts() {
       maps.push(map(byId("maps"), CURVES[key].title + (diverging ? ", change" : ""), 240, () => mapSpec(key, diverging), goTo));
     }
   }
-  for (const host of ["score", "more"]) {
+  const answered = RUNS.some((run) => Object.keys(DATA.labels.answers).some((field) => run.series[field].some(known)));
+  if (!answered) byId("answers").closest("details").remove();
+  for (const host of answered ? ["score", "answers", "more"] : ["score", "more"]) {
     for (const [field, title] of Object.entries(DATA.labels[host])) {
       stepChart(host, title, field === "overhead" ? overhead : ofSeries(field), { field });
     }
