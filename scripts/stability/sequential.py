@@ -21,7 +21,7 @@ from intervals import median
 from report import judged_runs, thinned
 from runs import Run
 
-from spinal_callback.alerts.detector import DOUBLE, Detector
+from spinal_callback.alerts.detector import AT_ONCE, Detector
 from spinal_callback.traces import Trace
 
 TAU = 10.0  # training steps that an EWMA remembers
@@ -65,7 +65,7 @@ def ewma(course: Course) -> Iterator[int]:
 
 
 TESTS: dict[str, Callable[[Course], Iterator[int]]] = {
-    "the rules'": partial(twice, once_at=DOUBLE),
+    "the rules'": partial(twice, once_at=AT_ONCE),
     "twice": twice,
     "once": once,
     **{f"CUSUM {patience}": partial(cusum, patience=patience) for patience in (0.5, 1, 2, 5)},

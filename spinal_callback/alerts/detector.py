@@ -19,7 +19,7 @@ from ..traces import Trace
 from .rules import RULES, Limit, Rule
 from .trajectory import Trajectory
 
-DOUBLE = 2.0  # times its limit at which one reading is enough
+AT_ONCE = 1.5  # times its limit at which one reading is enough
 COOLDOWN = 20  # training steps between two alerts of one rule and level
 CONFIRM_AFTER = 5  # training steps after which a first reading over a limit is read again
 
@@ -58,7 +58,7 @@ class Alarm:
         first = self.since < 0
         if first:
             self.since, self.layers = step, path.now.movers
-        if self.raised or (first and ratio < DOUBLE and not at_once) or step - self.last < COOLDOWN:
+        if self.raised or (first and ratio < AT_ONCE and not at_once) or step - self.last < COOLDOWN:
             return False
         self.raised, self.last = True, step
         return True

@@ -36,8 +36,8 @@ class Point:
         displacement: distance of the final distribution from step 0's, radians.
         likelihood, likelihood_se: change of the held-out chosen answers' log-likelihood and its paired standard error,
             as shares of its size at the first reading; NaN where the probe reads no answers.
-        margin, margin_se: how much more log-likelihood held-out chosen answers gained than rejected ones, nats a pair,
-            and its standard error; NaN where the probe reads no answers.
+        margin: how much more log-likelihood held-out chosen answers gained than rejected ones, nats a pair; NaN where
+            the probe reads no answers.
         nonfinite: how many activations and logits are NaN or Inf.
         movers: the layers that have moved most, first to last.
     """
@@ -55,7 +55,6 @@ class Point:
     likelihood: float
     likelihood_se: float
     margin: float
-    margin_se: float
     nonfinite: int
     movers: list[int]
 
@@ -214,7 +213,6 @@ def _point(reading: Reading, baseline: dict[str, Any], window: tuple[int, int]) 
         likelihood=(baseline["chosen_nll"] - reading.chosen_nll) / nll,
         likelihood_se=reading.delta.get("chosen_nll_se", math.nan) / nll,
         margin=reading.margin,
-        margin_se=reading.delta.get("margin_se", math.nan),
         nonfinite=reading.nonfinite,
         movers=_movers(reading, baseline, alpha, transport),
     )

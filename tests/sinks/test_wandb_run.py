@@ -95,7 +95,8 @@ def test_the_summary_has_the_verdict_of_the_report(plain_and_watched):
 
 def test_the_end_brings_pictures_the_table_and_the_report(plain_and_watched):
     rows = history(plain_and_watched[1])
-    assert [row["train/global_step"] for row in rows if "spinal/heatmaps.path" in row] == [0, 5]
+    drawn = [row["train/global_step"] for row in rows if "spinal/heatmaps.path" in row]
+    assert {0, 5} <= set(drawn) <= {0, 2, 4, 5} and drawn == sorted(set(drawn))  # between them: every half minute
     (table,) = (row for row in rows if "spinal/layers.path" in row)
     assert table["spinal/layers.nrows"] == 4 * 9 and table["train/global_step"] == 5
     artifacts = [r["artifact"] for r in plain_and_watched[1] if "artifact" in r]
