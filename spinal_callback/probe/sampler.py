@@ -89,7 +89,19 @@ class Sampler:
         hidden = whole.pop("hidden")
         whole |= collectives.summed_together(lambda: self.read_spectra(hidden), self.device)
         whole = {name: x.cpu() for name, x in whole.items()}
-from .answers import AnswerReader
+        return Sample(logits=whole.pop("logits").T, groups=self._fit.left_out, **whole, **answers)
+
+    def _read_answers(self, reader: AnswerReader) -> dict[str, Tensor]:
+        """`Sample.answers` and `Sample.answer_tokens`."""
+        reader.forward.share_prefix()
+        parts = reader.forward.shares()
+        own = parts[collectives.rank()]
+        states = self._halving("tokens", lambda: reader.forward.states(parts, self.at_a_time["tokens"]))
+        with self.backend.whole(self.parts.norm, self.parts.head):
+            read = self._halving("logits", lambda: reader.log_likelihood(states, own, self.at_a_time["logits"]))
+        place, count = torch.tensor(own, dtype=torch.long), reader.tokens.numel()
+        whole = collectives.summed_together(lambda: {"answers": _spread(read, place, count, dim=0)}, self.device)
+        return {"answers": whole["answers"].cpu().view(2, -1), "answer_tokens": reader.tokens}
 
     def without_adapters(self) -> Sample | None:
         """A sample of an adapter run's policy before any training, without a second model; None for a full model."""
