@@ -156,8 +156,10 @@ class Alert:
     kind = "alert"
 
     def going_back_to(self, checkpoint: str) -> Alert:
-        """The same alert with the name of the last good checkpoint."""
-        return dataclasses.replace(self, last_good=checkpoint, action=f"{self.action}, or go back to {checkpoint}")
+        """The same alert with the name of the last good checkpoint, a folder in the run's `output_dir`."""
+        command = f'trainer.train(resume_from_checkpoint=f"{{args.output_dir}}/{checkpoint}")'
+        action = f"{self.action}, or go back to {checkpoint}: {command}"
+        return dataclasses.replace(self, last_good=checkpoint, action=action)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,9 @@ def test_an_error_stops_the_run_and_says_where_to_go_back_to(stopped):
     assert BREAKS <= error.since <= error.step == trainer.state.global_step < 12
     assert error.last_good == "checkpoint-4"
     assert (folder / error.last_good).is_dir()  # 6 was saved in the step that broke
-    assert error.action.endswith(", or go back to checkpoint-4")
+    assert error.action.endswith(
+        ', or go back to checkpoint-4: trainer.train(resume_from_checkpoint=f"{args.output_dir}/checkpoint-4")'
+    )
 
 
 def test_the_twin_that_is_left_alone_runs_to_its_end(tmp_path):
