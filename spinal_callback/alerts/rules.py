@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
 
-from .trajectory import Point, Trajectory, speed, sure
+from .trajectory import PAST, Point, Trajectory, speed, sure
 
 LEARNT = 2.0  # nats of margin under which there is nothing to unlearn
 MOVED = 0.05  # movement of the late trace (shares) under which the shape of the path says nothing
@@ -57,22 +57,20 @@ def margin_drop(path: Trajectory) -> float:
 
 
 def transport_rise(path: Trajectory) -> float:
-    """By how much late transport has risen since the start, as a share of its first value.
+    """By how much late transport has risen within the last 100 steps, as a share of its first value.
 
     Direction: up; healthy alignment shortens the late steps (paper). The sign of a mildly hot run, whose contraction
-    still climbs as it should.
+    still climbs as it should. A long healthy run may end higher than it began, but gets there slowly.
     """
-    return max(sure(path.now.transport, path.now.transport_se), 0.0)
+    return _within_100_steps(path, lambda then: _change(then, path.now, "transport"))
 
 
 def contraction_drop(path: Trajectory) -> float:
-    """By how much late contraction has fallen from the run's own best, as a share of its first value.
+    """By how much late contraction has fallen within the last 100 steps, as a share of its first value.
 
-    Direction: down; the best is at least the start's. Healthy alignment ramps contraction up (paper) and keeps it.
+    Direction: down; healthy alignment ramps contraction up (paper) and keeps it.
     """
-    now = path.now
-    best = path.extremes["alpha"][1] if "alpha" in path.extremes else now
-    return max(sure(best.alpha - now.alpha, max(best.alpha_se, now.alpha_se)), 0.0)
+    return _within_100_steps(path, lambda then: -_change(then, path.now, "alpha"))
 
 
 def reversal(path: Trajectory) -> float:
@@ -92,6 +90,18 @@ def reversal(path: Trajectory) -> float:
                     widest = max(widest, min(abs(out), abs(back)))
             low, high = [min(*low, end, key=attrgetter(name))], [max(*high, end, key=attrgetter(name))]
     return widest
+
+
+def _within_100_steps(path: Trajectory, change: Callable[[Point], float]) -> float:
+    """The greatest change since a point of the last 100 steps, at least 0.
+
+    Where probes are farther apart, the change since the last one is taken as even. NaN counts as 0.
+    """
+    greatest = 0.0
+    for then in path.past:
+        share = min(PAST / (path.now.step - then.step), 1.0)
+        greatest = max(greatest, share * change(then))  # max keeps what it has against NaN
+    return greatest
 
 
 def _change(then: Point, now: Point, name: str) -> float:
@@ -117,7 +127,7 @@ def collapse(path: Trajectory) -> float:
         )
         return max(0.0, *(x for x in shares if math.isfinite(x)))
 
-    return max(map(narrowed, path.past), default=0.0)
+    return _within_100_steps(path, narrowed)
 
 
 def roughening(path: Trajectory) -> float:
@@ -126,8 +136,7 @@ def roughening(path: Trajectory) -> float:
     Direction: down; an unaligned model's depth path is bent (paper). Coherence has no error of its own, so it counts
     only once the late trace has surely moved. 0 for models too shallow for a curvature.
     """
-    falls = [then.coherence - path.now.coherence for then in path.past]
-    return max([0.0, *(fall for fall in falls if math.isfinite(fall))]) if _has_moved(path) else 0.0
+    return _within_100_steps(path, lambda then: then.coherence - path.now.coherence) if _has_moved(path) else 0.0
 
 
 def delocalized(path: Trajectory) -> float:
@@ -187,11 +196,9 @@ RULES: dict[str, Rule] = {
     "displacement_speed": Rule(
         displacement_speed, Limit(0.4, 0.8), "rad in 20 steps", "the policy leaves its start too fast", SLOWER
     ),
-    "transport_rise": Rule(
-        transport_rise, Limit(0.2), "of its start", "late transport has risen since the start", SLOWER
-    ),
+    "transport_rise": Rule(transport_rise, Limit(0.2), "of its start in 100 steps", "late transport rises", SLOWER),
     "contraction_drop": Rule(
-        contraction_drop, Limit(0.05), "of its start", "late contraction has fallen from its best", SLOWER
+        contraction_drop, Limit(0.05), "of its start in 100 steps", "late contraction falls", SLOWER
     ),
     "reversal": Rule(reversal, Limit(0.11, 0.3), "there and back", "the late trace has swung back", SLOWER),
     "collapse": Rule(

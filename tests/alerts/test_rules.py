@@ -113,13 +113,20 @@ def test_the_usual_pace_between_distant_probes_is_nothing(every):
 
 
 def test_transport_rise():
-    assert at(rules.transport_rise, 10, transport=course(0, -0.1, 0.07)) == pytest.approx(0.07)  # from the start
+    assert at(rules.transport_rise, 10, transport=course(0, -0.1, 0.07)) == pytest.approx(0.17)  # from the lowest
     assert at(rules.transport_rise, 10, transport=course(0, 0.1, -0.07)) == 0
+    assert at(rules.transport_rise, 400, transport=lambda step: step / 1000) == pytest.approx(0.1), "100 steps of it"
+
+
+@pytest.mark.parametrize("every", [100, 200, 400])
+def test_what_has_risen_between_distant_probes_is_taken_as_even(every):
+    risen = made_up.run(every, 400, noise=0.0, transport=lambda step: step / 1000)
+    assert value(rules.transport_rise, risen) == pytest.approx(0.1)
 
 
 def test_contraction_drop():
     assert at(rules.contraction_drop, 10, alpha=course(0, 0.2, 0.05)) == pytest.approx(0.15)  # from the best
-    assert at(rules.contraction_drop, 5, alpha=course(0, -0.1)) == pytest.approx(0.1)  # which is the start's at least
+    assert at(rules.contraction_drop, 5, alpha=course(0, -0.1)) == pytest.approx(0.1)
     assert at(rules.contraction_drop, 10, alpha=course(0, 0.1, 0.2)) == 0
 
 
