@@ -196,7 +196,7 @@ RULES: dict[str, Rule] = {
     "displacement_speed": Rule(
         displacement_speed, Limit(0.4, 0.8), "rad in 20 steps", "the policy leaves its start too fast", SLOWER
     ),
-    "transport_rise": Rule(transport_rise, Limit(0.2), "of its start in 100 steps", "late transport rises", SLOWER),
+    "transport_rise": Rule(transport_rise, Limit(0.35), "of its start in 100 steps", "late transport rises", SLOWER),
     "contraction_drop": Rule(
         contraction_drop, Limit(0.05), "of its start in 100 steps", "late contraction falls", SLOWER
     ),
@@ -208,13 +208,13 @@ RULES: dict[str, Rule] = {
         "the policy narrows",
         "lower the learning rate or raise beta; look at samples",
     ),
-    "roughening": Rule(roughening, Limit(0.05, 0.12), "of coherence", "the depth path has become rough", SLOWER),
+    "roughening": Rule(roughening, Limit(0.06, 0.15), "of coherence", "the depth path has become rough", SLOWER),
     "delocalized": Rule(
         delocalized, Limit(1.6), "of the late layers' movement", "early layers move with the late ones", SLOWER
     ),
     "likelihood_drop": Rule(
         likelihood_drop,
-        Limit(0.08, 0.2),
+        Limit(0.1, 0.2),
         "of their log-likelihood in 20 steps",
         "held-out chosen answers become unlikely",
         "raise beta, lower the learning rate, drop pairs whose answers are nearly alike, or add an SFT term beside the"
