@@ -16,6 +16,7 @@ from .rules import RULES, Limit
 
 MARGIN = 1.25  # a fitted limit lies this far above the greatest value that a healthy run reached
 LEAST = 0.25  # of a default limit: a few calm runs must not make a hair trigger
+LOOSE = 1.5  # times a default limit; scripts/stability/loosened.py: from there on harmed runs get their warnings late
 FEWEST_RUNS, FEWEST_READINGS = 5, 5  # chosen by scripts/stability/calibrated.py: what fewer give warns in healthy runs
 
 
@@ -77,6 +78,12 @@ def calibrate(healthy: Mapping[str, Trace]) -> dict[str, Limit]:
         reached = {rule: max(reached[rule], run[rule]) for rule in RULES}
     factors = {rule: max(MARGIN * value, LEAST) for rule, value in reached.items() if not RULES[rule].at_once}
     return {rule: Limit(RULES[rule].limit.warn * f, RULES[rule].limit.error * f) for rule, f in factors.items()}
+
+
+def loosened(limits: Mapping[str, Limit]) -> dict[str, float]:
+    """The rules whose limits are so far above the defaults that breaking runs may pass: rule -> times the default."""
+    factors = {rule: limit.warn / RULES[rule].limit.warn for rule, limit in limits.items()}
+    return {rule: factor for rule, factor in factors.items() if factor > LOOSE}
 
 
 def dump_rules(limits: dict[str, Limit]) -> str:

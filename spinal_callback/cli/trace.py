@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from ..alerts.calibration import calibrate, check_enough, dump_rules, load_rules
+from ..alerts.calibration import calibrate, check_enough, dump_rules, load_rules, loosened
 from ..alerts.detector import replay
 from ..alerts.rules import RULES
 from ..files import free, save
@@ -88,7 +89,14 @@ def _calibrate(args: argparse.Namespace) -> int:
     limits = calibrate(traces)
     save(output, dump_rules(limits))
     for name, limit in limits.items():
-        say(f"{name:18} warn {limit.warn:.4g}  error {limit.error:.4g}  {RULES[name].unit}", beside=output)
+        stop = f"error {limit.error:.4g}" if math.isfinite(limit.error) else "never an error"
+        say(f"{name:18} warn {limit.warn:.4g}  {stop}  {RULES[name].unit}", beside=output)
+    for name, factor in loosened(limits).items():
+        say(
+            f"{name} now warns at {factor:.1f} times its default limit, since your runs reach that: a run that breaks"
+            f" may pass it. Check that these runs are healthy, or delete the row of {name} to keep the default.",
+            beside=output,
+        )
     if output.is_file():
         say(f'written to {output}: use it with SpinalCallback(rules="{output}")')
     return 0

@@ -6,7 +6,7 @@ import made_up
 import pytest
 from builders import alert, header
 
-from spinal_callback.alerts.calibration import LEAST, MARGIN, calibrate, check_enough, dump_rules, load_rules
+from spinal_callback.alerts.calibration import LEAST, MARGIN, calibrate, check_enough, dump_rules, load_rules, loosened
 from spinal_callback.alerts.detector import replay
 from spinal_callback.alerts.rules import RULES, Limit
 from spinal_callback.traces import Trace
@@ -35,6 +35,14 @@ def test_a_limit_is_the_margin_times_the_worst_of_the_runs():
 def test_runs_that_hardly_move_make_no_hair_trigger():
     limits = calibrate({"calm": made_up.trace(noise=0.0)})
     assert limits == {name: Limit(LEAST * RULES[name].limit.warn, LEAST * RULES[name].limit.error) for name in FITTED}
+
+
+def test_limits_far_above_the_defaults_are_named():
+    hot = made_up.trace(5, 100, noise=0.0, transport=lambda step: 0.01 * step)
+    factors = loosened(calibrate({"hot": hot}))
+    assert set(factors) == {"late_speed", "transport_rise"}  # 0.01 a step is 0.2 in 20 steps, and 1 in 100
+    assert factors["transport_rise"] == pytest.approx(MARGIN * 1 / RULES["transport_rise"].limit.warn)
+    assert loosened(calibrate({"calm": made_up.trace(noise=0.0)})) == {}
 
 
 def test_limits_come_back_from_their_file(tmp_path):

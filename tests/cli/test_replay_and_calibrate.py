@@ -16,14 +16,14 @@ def run_folder(tmp_path, *records):
     return str(tmp_path)
 
 
-HOT = (header(), *made_up.run(5, transport=lambda step: 0.002 * step))
+HOT = (header(), *made_up.run(5, transport=lambda step: 0.004 * step))
 
 
 def test_replay_judges_a_saved_trace(tmp_path, capsys):
     folder = run_folder(tmp_path, *HOT)
     assert main(["replay", folder]) == 1
     out, err = capsys.readouterr()
-    assert "WARN transport_rise: late transport has risen" in out and err == ""
+    assert "WARN transport_rise: late transport rises" in out and err == ""
     assert out.splitlines()[-1] == f"{len(out.splitlines()) - 1} alerts in 21 readings, steps 0 to 100"
     assert main(["replay", folder, "--json"]) == 1
     rows = json.loads(capsys.readouterr().out)
@@ -45,12 +45,23 @@ def test_replay_takes_a_packed_trace(tmp_path, capsys):
 
 
 def test_calibrated_limits_silence_the_runs_they_were_fitted_to(tmp_path, capsys):
-    runs, rules = made_up.healthy_runs(tmp_path, every=5, transport=lambda step: 0.002 * step), tmp_path / "rules.json"
+    runs, rules = made_up.healthy_runs(tmp_path, every=5, transport=lambda step: 0.004 * step), tmp_path / "rules.json"
     assert main(["replay", runs[0]]) == 1
     assert main(["calibrate", *runs, "-o", str(rules)]) == 0
     out = capsys.readouterr().out
     assert "transport_rise" in out and f'SpinalCallback(rules="{rules}")' in out
     assert main(["replay", runs[0], "--rules", str(rules)]) == 0
+
+
+def test_a_limit_that_has_become_much_looser_is_said(tmp_path, capsys):
+    hot = made_up.healthy_runs(tmp_path / "hot", transport=lambda step: 0.02 * min(step, 20))
+    assert main(["calibrate", *hot, "-o", str(tmp_path / "hot.json")]) == 0
+    printed = capsys.readouterr().out
+    assert "late_speed now warns at 5.5 times its default limit, since your runs reach that" in printed
+    assert "transport_rise     warn 0.495  never an error" in printed
+    calm = made_up.healthy_runs(tmp_path / "calm")
+    assert main(["calibrate", *calm, "-o", str(tmp_path / "calm.json")]) == 0
+    assert "times its default" not in capsys.readouterr().out
 
 
 def test_runs_with_alerts_and_too_few_runs_are_not_calibrated_with(tmp_path, capsys):
