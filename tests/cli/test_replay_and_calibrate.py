@@ -58,7 +58,7 @@ def test_a_limit_that_has_become_much_looser_is_said(tmp_path, capsys):
     assert main(["calibrate", *hot, "-o", str(tmp_path / "hot.json")]) == 0
     printed = capsys.readouterr().out
     assert "late_speed now warns at 5.5 times its default limit, since your runs reach that" in printed
-    assert "transport_rise     warn 0.495  never an error" in printed
+    assert "never an error  of its start in 100 steps" in printed
     calm = made_up.healthy_runs(tmp_path / "calm")
     assert main(["calibrate", *calm, "-o", str(tmp_path / "calm.json")]) == 0
     assert "times its default" not in capsys.readouterr().out
