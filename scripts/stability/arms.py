@@ -221,6 +221,7 @@ LONG = (
     _upset("rate40-lora", "rate", lora=True, surge=40, second_long=2),
     _upset("alike-x20-full", "alike", alike=True, surge=20, second_long=2),
     _upset("alike-x20-lora", "alike", lora=True, alike=True, surge=20),
+    _upset("alike-x60-full", "alike", alike=True, surge=60, second_long=2),
     _upset("corrupt-x12-full", "corrupt", corrupt=True, surge=12, second_long=2),
     _upset("noise-0.2-full", "noise", noise=0.2, second_long=2),
     _upset("nowarmup-full", "nowarmup", rate=60, warmup=0, early=True),
