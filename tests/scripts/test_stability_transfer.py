@@ -54,9 +54,9 @@ def watched(every, logging_steps, rows=None, **courses):
 
 
 def test_a_first_reading_over_a_limit_is_followed_by_another_five_steps_later():
-    mild = {"transport": jump(45, -0.13), "noise": 0.0}  # over the limit of late_speed, and not far
-    assert watched(5, 1, **mild)[0] == (50, "late_speed")
-    assert watched(25, 10, **mild)[0] == (55, "late_speed")
+    moved = {"transport": jump(45, -0.145), "noise": 0.0}  # 1.6 times the limit of late_speed in 20 steps, 1.3 in 25
+    assert watched(5, 1, **moved)[0] == (45, "late_speed")
+    assert watched(25, 10, **moved)[0] == (55, "late_speed")
     assert watched(25, 10) == []
 
 
