@@ -40,7 +40,8 @@ class SpinalConfig:
     """What to measure, when, and what to do at an alert. Frozen; every value is checked when the object is made.
 
     Attributes:
-        every: optimizer steps between two probes, or "auto": as often as `overhead` allows.
+        every: optimizer steps between two probes, or "auto": as often as `overhead` allows. A first reading over a
+            limit and a Trainer's log that moves fast each bring one more, soon after.
         overhead: share of wall time that probes may take if `every="auto"`, in (0, 1].
         num_prompts: N, the number of prompts of the probe; they are the same at every step.
         max_prompt_tokens: a longer prompt keeps its last tokens.

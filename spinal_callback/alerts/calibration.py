@@ -119,9 +119,9 @@ def _limit(path: str | Path, name: str, row: Any) -> Limit:
     known = [rule for rule in RULES if not RULES[rule].at_once]
     if name not in known:
         raise ValueError(f"{path}: unknown rule {name[:40]!r}: the rules with limits are {', '.join(known)}")
-    levels = {"warn"} if math.isinf(RULES[name].limit.error) else {"warn", "error"}
-    if not isinstance(row, dict) or set(row) != levels:
-        form = '{"warn": x}, since it only warns' if levels == {"warn"} else '{"warn": x, "error": y}'
+    only_warns = math.isinf(RULES[name].limit.error)  # unless the file gives it a limit for errors
+    if not isinstance(row, dict) or set(row) not in ({"warn", "error"}, *([{"warn"}] if only_warns else [])):
+        form = '{"warn": x} or {"warn": x, "error": y}' if only_warns else '{"warn": x, "error": y}'
         raise ValueError(f"{path}: {name} must be {form}, got {written(row)}")
     for level, value in row.items():
         if not FITS[float](value) or value <= 0:

@@ -90,4 +90,5 @@ def _setting(header: Header, name: str) -> Any:
 
 def _prompts_of_a_fit(header: Header) -> int:
     """How many prompts each exponent is of: it depends on them. Earlier versions had no groups."""
-    return min(header.config.get("group") or header.prompts, header.prompts)
+    group = header.config.get("group")
+    return min(group, header.prompts) if isinstance(group, int) and group else header.prompts

@@ -46,6 +46,9 @@ class SpinalCallback(TrainerCallback):
         spinal/coherence                term 2: 1 for a depth path without curvature in the late window
         spinal/gradient_concentration   term 3: share of the squared gradient norm that lies in the late window
         spinal/displacement             distance of the final distribution from step 0's, radians
+        spinal/chosen_nll               negative log-likelihood of a few pairs' chosen answers, nats per token
+        spinal/margin                   log-likelihood that these gained on the rejected ones since step 0, nats
+        spinal/accuracy                 share of the pairs whose margin is positive
         spinal/localization             share of the change since step 0 that lies in the late window
         spinal/alerts                   alerts so far
         spinal/overhead                 share of wall time spent probing so far

@@ -59,6 +59,13 @@ def test_a_rule_that_is_left_out_is_left_out(tmp_path):
     assert load_rules(tmp_path / "rules.json") == {"collapse": Limit(1.0, 2.0)}
 
 
+def test_a_rule_that_only_warns_may_be_given_an_error(tmp_path):
+    (tmp_path / "rules.json").write_text('{"rules": {"transport_rise": {"warn": 0.1, "error": 0.2}}}')
+    assert load_rules(tmp_path / "rules.json") == {"transport_rise": Limit(0.1, 0.2)}
+    (tmp_path / "rules.json").write_text('{"rules": {"transport_rise": {"warn": 0.1}}}')
+    assert load_rules(tmp_path / "rules.json") == {"transport_rise": Limit(0.1)}
+
+
 # --- what can be trusted
 
 
@@ -122,10 +129,7 @@ BAD = {
     ),
     "without limits": ('{"rules": {"nonfinite": {"warn": 1, "error": 2}}}', "unknown rule 'nonfinite'"),
     "a number": ('{"rules": {"collapse": 1}}', r'collapse must be \{"warn": x, "error": y\}, got 1'),
-    "a stop of a rule that only warns": (
-        '{"rules": {"transport_rise": {"warn": 1, "error": 2}}}',
-        r'transport_rise must be \{"warn": x\}, since it only warns, got an object',
-    ),
+    "no limit": ('{"rules": {"transport_rise": {}}}', r'transport_rise must be \{"warn": x\} or \{"warn": x, "error"'),
     "one level": ('{"rules": {"collapse": {"warn": 1}}}', r"collapse must be .*, got an object"),
     "wrong sign": ('{"rules": {"collapse": {"warn": -1, "error": 2}}}', r"collapse\.warn must be a number > 0, got -1"),
     "zero": ('{"rules": {"collapse": {"warn": 1, "error": 0}}}', r"collapse\.error must be a number > 0, got 0"),

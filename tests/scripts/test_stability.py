@@ -200,6 +200,7 @@ def log(steps=40, **columns):
     draw_ = random.Random(3)
     quiet = {name: [1 + 0.02 * draw_.gauss(0, 1) for _ in range(steps)] for name in ("loss", "grad_norm", "entropy")}
     rewards = {f"rewards/{name}": [0.01] * steps for name in ("chosen", "rejected", "margins")}
+    rewards["logps/chosen"] = [-50.0] * steps
     return {"step": list(range(1, steps + 1)), **quiet, **rewards, **columns}
 
 

@@ -19,7 +19,8 @@ from spinal_callback.sinks.trainer_trackers import ReporterSink
 
 LATE = {"late_alpha", "late_transport", "delta_alpha", "delta_alpha_se", "delta_transport", "delta_transport_se"}
 TERMS = {"score", "delta_align", "coherence", "gradient_concentration"}
-HEADLINES = {"alerts", "displacement", "localization", "overhead", "interval"} | LATE | TERMS
+ANSWERS = {"chosen_nll", "margin", "accuracy"}
+HEADLINES = {"alerts", "displacement", "localization", "overhead", "interval"} | LATE | TERMS | ANSWERS
 RUN = """
 import json, sys, twins
 from spinal_callback import attach

@@ -79,7 +79,7 @@ def test_what_is_saved_is_small_and_no_text(tmp_path, whole):
     assert set(saved) == {field.name for field in dataclasses.fields(RunState)}
     assert (saved["last"], saved["checkpoints"], saved["logged"]["step"]) == (8, [2, 4, 6], 8)
     text = json.dumps(saved)
-    assert len(text) < 10_000
+    assert len(text) < 20_000
     assert not any(f'"{word}"' in text or f"{word} " in text for word in tiny.WORDS)
     assert not list(whole.glob("checkpoint-*/*.part"))
 
