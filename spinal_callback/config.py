@@ -13,6 +13,8 @@ from typing import Any, Literal, TypeVar
 from .records import LEVELS
 
 MIN_RANKS = 8  # the tail exponent is fitted to at least this many singular values
+JACKKNIFE_GROUPS = 8  # groups of prompts that are left out one at a time, for the exponent's error
+SPREAD_FROM = 4  # fits from which on their spread is the error: with fewer, Student's t is wider than jackknifing
 UNBOUNDED_WIDTH = 1 << 20  # the model's width is not known yet: wider than any
 MOST_PROMPTS = 1000  # an error suggests no larger num_prompts
 

@@ -210,6 +210,24 @@ def jackknife_late_alpha_change(h, h0, first, last, tail=(0.1, 0.9), groups=8, e
     return jackknife_se(changes)
 
 
+def t_tail(x, freedom, steps=200_000, far=400.0):
+    """P(T > x) for Student's t, by the trapezoid rule over its density."""
+    points = np.linspace(x, x + far, steps)
+    log_c = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - 0.5 * math.log(freedom * math.pi)
+    return float(np.trapezoid(np.exp(log_c - (freedom + 1) / 2 * np.log1p(points**2 / freedom)), points))
+
+
+def p_changed(change, se, freedom, bound, signed=True):
+    """Chance of an estimate of this size or larger if the true change is `bound`."""
+    other = t_tail((abs(change) + bound) / se, freedom) if signed else 0.0
+    return t_tail((abs(change) - bound) / se, freedom) + other
+
+
+def p_negligible(change, se, freedom, bound):
+    """The larger p of the two one-sided tests of |change| < bound."""
+    return max(t_tail((bound - change) / se, freedom), t_tail((bound + change) / se, freedom))
+
+
 def reference_trace(model, prompts, layers_of, norm_of, head_of, finish=lambda logits: logits):
     """h_l [L, N, d] at the last token, z_l = finish(head(norm(h_l))) [L, N, V]; each prompt run alone."""
     import torch

@@ -10,6 +10,7 @@ from typing import Any
 from ..records import Alert, Reading, null_for_nan
 from ..report.text import alert_line, lines
 from ..traces import Trace, import_pandas
+from .effects import Effects
 
 LEVEL = 0.05  # chance of any false "significant" among all layers of a comparison
 CURVES = {"alpha": "contraction (alpha)", "transport": "transport (rad)"}
@@ -151,12 +152,14 @@ class Audit:
         names: the checkpoint of each reading.
         changes: what changed from the first reading to each later one.
         turns: of a run: the turning points of its late means.
+        effects: for each of `changes`, whether it is more than a change that matters.
     """
 
     trace: Trace
     names: list[str]
     changes: list[Changes] = field(default_factory=list)
     turns: list[TurningPoint] = field(default_factory=list)
+    effects: list[Effects] = field(default_factory=list)
 
     @property
     def readings(self) -> list[Reading]:
@@ -176,12 +179,18 @@ class Audit:
         last = self.readings[-1]
         return last.delta_align + last.coherence if self.changes else math.nan
 
+    @property
+    def verdict(self) -> str:
+        """Of the last checkpoint against the first: "changed", "negligible" or "insufficient evidence"; "" if alone."""
+        return self.effects[-1].verdict if self.effects else ""
+
     def to_pandas(self) -> Any:
         """A row for each reading (`Trace.to_pandas`); `audit.changes[-1].to_pandas()` has one for each layer."""
         return self.trace.to_pandas()
 
     def to_json(self) -> dict[str, Any]:
         more = {"names": self.names, "changes": [c.to_json() for c in self.changes], "score": self.score}
+        more |= {"verdict": self.verdict, "effects": [effects.to_json() for effects in self.effects]}
         return self.trace.to_json() | null_for_nan(
             more | {"turns": [dataclasses.asdict(point) for point in self.turns]}
         )
@@ -197,7 +206,7 @@ class Audit:
         text = [f"{self.names[-1]} against {self.names[0]}: {about}", ""]
         if len(self.readings) > 2:
             text += [lines(self.trace.header, self.readings), *map(alert_line, self.alerts), *map(str, self.turns), ""]
-        text += [self.changes[-1].table(), "", self.changes[-1].where()]
+        text += [self.changes[-1].table(), "", self.changes[-1].where(), "", str(self.effects[-1]), ""]
         text += [f"{_moved(last.displacement)}; {last.localization:.3f} of the change lies in the late window"]
         text += [f"SPINAL score {self.score:.3f} = delta_align {last.delta_align:.3f} + coherence {last.coherence:.3f}"]
         text += ["(gradient concentration, the third term, exists only during training)"]
@@ -208,26 +217,33 @@ class Audit:
 class Comparison:
     """What `compare` found: the changes from `a` to `b`.
 
-    `displacement` is the mean Fisher-Rao distance between their final next-token distributions, radians; NaN for two
-    traces, which do not hold these distributions.
+    Attributes:
+        a, b: names.
+        changes: layer by layer.
+        effects: whether the late means and the displacement changed by more than what matters.
+        displacement: mean Fisher-Rao distance between their final next-token distributions, radians; NaN for two
+            traces, which do not hold these distributions.
     """
 
     a: str
     b: str
     changes: Changes
+    effects: Effects
     displacement: float = math.nan
 
     @property
+    def verdict(self) -> str:
+        """ "changed", "negligible" or "insufficient evidence" (`Effects.verdict`)."""
+        return self.effects.verdict
+
+    @property
     def different(self) -> bool:
-        """True if any layer or either late mean changed significantly."""
+        """True if any layer or either late mean changed significantly, however little (`verdict` asks how much)."""
         return bool(self.changes.layers) or any(change.significant for change in self.changes.late.values())
 
     def __str__(self) -> str:
-        verdict = "different" if self.different else "no difference in the depth trace"
         text = [f"before: {self.a}", f"after:  {self.b}", "", self.changes.table(), ""]
-        text += [f"{verdict}: {self.changes.where()}"]
-        text += [] if math.isnan(self.displacement) else [_moved(self.displacement)]
-        return "\n".join(text)
+        return "\n".join([*text, self.changes.where(), "", str(self.effects)])
 
     def to_pandas(self) -> Any:
         """A row for each layer, as `Changes.to_pandas`."""
@@ -235,7 +251,7 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         about = {"a": self.a, "b": self.b, "different": self.different, "displacement": self.displacement}
-        return {**null_for_nan(about), "changes": self.changes.to_json()}
+        return {**null_for_nan(about), **self.effects.to_json(), "changes": self.changes.to_json()}
 
 
 def _row(curve: str, change: Change) -> dict[str, Any]:

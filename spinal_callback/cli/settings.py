@@ -48,6 +48,12 @@ def given(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in vars(args).items() if name in USED}
 
 
+def at_least(text: str) -> dict[str, float]:
+    """`contraction=0.02,displacement=0.1` as a dictionary."""
+    pairs = (part.partition("=") for part in text.split(","))
+    return {name.strip(): float(value) for name, _, value in pairs}
+
+
 def window(text: str) -> float | tuple[int, int]:
     """`21-30`, `1/3` or `0.33` as a value of `SpinalConfig.window`."""
     first, dash, last = text.partition("-")

@@ -27,7 +27,7 @@ def pair(place):
 def test_the_command_prints_a_table_and_writes_a_trace(place, pair, tmp_path, capsys):
     output = tmp_path / "audit.jsonl"
     arguments = ["audit", str(place / "new"), "--base", str(place / "base"), "--prompts", str(place / "prompts.jsonl")]
-    assert main([*arguments, "-o", str(output)]) == 0
+    assert main([*arguments, "-o", str(output)]) == 1
     out = capsys.readouterr().out
     assert str(pair) in out and f"next     spinal report {output}" in out
     assert "SPINAL score" in out and "delta_align" in out and "coherence" in out and "significant change in" in out
@@ -41,8 +41,11 @@ def test_the_command_prints_a_table_and_writes_a_trace(place, pair, tmp_path, ca
     assert main([*arguments, "-o", str(output)]) == 2
     assert "already exists; choose another -o or use --force" in capsys.readouterr().err
     assert output.read_text() == kept
-    assert main([*arguments, "-o", str(output), "--force", "--json"]) == 0
+    assert "verdict: changed: " in out
+    much = "contraction=9,transport=9,displacement=3"
+    assert main([*arguments, "-o", str(output), "--force", "--json", "--at-least", much]) == 0
     data = json.loads(capsys.readouterr().out)
+    assert data["verdict"] == data["effects"][0]["verdict"] == "negligible"
     assert data["names"] == ["base", "new"] and data["changes"][0]["layers"] == pair.changes[0].layers
 
 
@@ -74,6 +77,7 @@ FLAGS = {  # a flag, its text, and what `audit` gets
     "prompts": ("p.jsonl", "p.jsonl"),
     "base": ("other", "other"),
     "adapter": ("lora", "lora"),
+    "at_least": ("contraction=0.1, displacement=2", {"contraction": 0.1, "displacement": 2.0}),
     "device_map": ("cpu", "cpu"),
     "num_prompts": ("128", 128),
     "max_prompt_tokens": ("32", 32),
@@ -109,7 +113,7 @@ def test_a_flag_reaches_the_function(monkeypatch, tmp_path, name):
 
 def test_a_flag_that_is_not_given_leaves_the_functions_default(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert set(called(monkeypatch)) == {"base", "prompts", "adapter", "device_map"}
+    assert set(called(monkeypatch)) == {"base", "prompts", "adapter", "at_least", "device_map"}
     assert called(monkeypatch, "--group", "all")["group"] is None
     assert called(monkeypatch, "--window", "1/4")["window"] == called(monkeypatch, "--window", "0.25")["window"] == 0.25
 
