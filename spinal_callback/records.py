@@ -35,6 +35,7 @@ class Header:
         config: the fields of `SpinalConfig`.
         schema: of the trace.
         checkpoints: in an audit's trace, which checkpoint each reading is of; empty in a training run's.
+        pairs: in an audit's trace, of how many preference pairs gradient concentration is; 0 if it was not measured.
     """
 
     version: str
@@ -46,6 +47,7 @@ class Header:
     config: dict[str, Any]
     schema: int = SCHEMA
     checkpoints: list[str] = field(default_factory=list)
+    pairs: int = 0
 
     kind = "header"
 

@@ -22,11 +22,14 @@ from .checkpoints import Checkpoint, find
 from .compare_traces import prompts_of_a_fit
 from .effects import bounds
 from .equivalence import judged
+from .gradients import Pairs
 from .p_values import student_t
 from .reader import CheckpointReader, CheckpointReadings, Plan
 from .results import Audit
-from .settings import settings
+from .settings import check_enough, settings
 from .significance import estimates, paired, turning_points
+
+ARGUMENTS = ("base", "prompts", "adapter", "pairs", "num_pairs", "beta", "preset", "at_least", "device_map")
 
 
 def audit(
@@ -36,6 +39,10 @@ def audit(
     adapter: str | Path | None = None,
     config: SpinalConfig | None = None,
     *,
+    pairs: Any = None,
+    num_pairs: int = 32,
+    beta: float = 0.1,
+    preset: str | None = None,
     at_least: Mapping[str, float] | None = None,
     device_map: Any = "auto",
     **fields: Any,
@@ -53,6 +60,10 @@ def audit(
         adapter: folder or hub id of a PEFT adapter to add to `model`.
         config: a `SpinalConfig`, used as it is; or give its fields as keywords: `audit("out", num_prompts=512)`. With
             keywords `group` is 64 if left out. The settings of training alone are no keywords here (`settings.USED`).
+        pairs: rows with chosen and rejected answers, or the path of some, for gradient concentration, the score's third
+            term: that of the DPO loss over the first `num_pairs` of them (`gradients.py`). None: it is not measured.
+        num_pairs, beta: how many pairs, and the loss's beta.
+        preset: "paper": the paper's protocol (`settings.PRESETS`), where no keyword says otherwise.
         at_least: the least changes that matter: `contraction` and `transport` of the late window, `displacement`; those
             left out are `effects.AT_LEAST`. A verdict is about them (`equivalence.py`).
         device_map: as `from_pretrained` takes it. Under torchrun or `accelerate launch` every rank loads the model onto
@@ -68,12 +79,15 @@ def audit(
             differ in depth or vocabulary, or `Probe` refuses the model; the message says what to do.
     """
     student_t()
-    config = settings(config, fields, ("base", "prompts", "adapter", "at_least", "device_map"))
+    config = settings(config, fields, ARGUMENTS, preset)
+    asked = Pairs(pairs, num_pairs, beta)
     matters = bounds(at_least)
     limits = load_rules(config.rules) if config.rules else {}
     run = checkpoints(Path(model)) if adapter is None else {}
     plan = _run(Path(model), run, base) if run else _pair(model, base, adapter)
-    read = CheckpointReader(plan, prompts, config, device_map).read_all()
+    reader = CheckpointReader(plan, prompts, config, device_map, None if pairs is None else asked)
+    check_enough(preset, config, len(reader.prompts.ids))
+    read = reader.read_all()
     window, (first, *later) = read.header.window, read.samples.values()
     changes = [paired(first, sample, window) for sample in later]
     group = prompts_of_a_fit(read.header)

@@ -171,13 +171,15 @@ class Audit:
 
     @property
     def score(self) -> float:
-        """SPINAL score of the last checkpoint against the first: `delta_align + coherence`.
+        """SPINAL score of the last checkpoint against the first; NaN without a base.
 
-        The third term, gradient concentration, exists only during training. So a reading's own `score`, which has all
-        three terms, is NaN here. This one is NaN without a base.
+        Without preference pairs there is no gradient concentration: it is then `delta_align + coherence` alone, while
+        the reading's own `score`, which has all three terms, is NaN.
         """
         last = self.readings[-1]
-        return last.delta_align + last.coherence if self.changes else math.nan
+        if not self.changes:
+            return math.nan
+        return last.score if self.trace.header.pairs else last.delta_align + last.coherence
 
     @property
     def verdict(self) -> str:
@@ -202,15 +204,22 @@ class Audit:
         header, last = self.trace.header, self.readings[-1]
         about = f"{header.layers} layers, late window {header.window[0]}-{header.window[1]}, {header.prompts} prompts"
         if not self.changes:
-            return f"{self.names[0]}: {about}\n\n{_levels(last)}\n\ncoherence {last.coherence:.3f}; no base, no score"
+            terms = f"coherence {last.coherence:.3f}{self._gradients()}"
+            return f"{self.names[0]}: {about}\n\n{_levels(last)}\n\n{terms}; no base, no score"
         text = [f"{self.names[-1]} against {self.names[0]}: {about}", ""]
         if len(self.readings) > 2:
             text += [lines(self.trace.header, self.readings), *map(alert_line, self.alerts), *map(str, self.turns), ""]
         text += [self.changes[-1].table(), "", self.changes[-1].where(), "", str(self.effects[-1]), ""]
         text += [f"{_moved(last.displacement)}; {last.localization:.3f} of the change lies in the late window"]
-        text += [f"SPINAL score {self.score:.3f} = delta_align {last.delta_align:.3f} + coherence {last.coherence:.3f}"]
-        text += ["(gradient concentration, the third term, exists only during training)"]
+        terms = f"delta_align {last.delta_align:.3f} + coherence {last.coherence:.3f}{self._gradients()}"
+        text += [f"SPINAL score {self.score:.3f} = {terms}"]
+        if not self.trace.header.pairs:
+            text += ["(gradient concentration, the third term, needs preference pairs: --pairs)"]
         return "\n".join(text)
+
+    def _gradients(self) -> str:
+        share = self.readings[-1].gradient_concentration
+        return f" + gradient concentration {share:.3f}" if self.trace.header.pairs else ""
 
 
 @dataclass(frozen=True)

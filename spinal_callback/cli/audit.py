@@ -37,6 +37,15 @@ def add(commands: Any) -> None:
     audit.add_argument(
         "-o", "--output", default="audit.jsonl", help="the trace to write, for spinal report (default: audit.jsonl)"
     )
+    audit.add_argument(
+        "--pairs",
+        help="a file or a data set of rows with chosen and rejected answers, for gradient concentration, the third term"
+        " of the score (default: it is not measured)",
+    )
+    audit.add_argument(
+        "--num-pairs", type=int, default=32, metavar="N", help="use at most this many pairs (default: 32)"
+    )
+    audit.add_argument("--beta", type=float, default=0.1, help="of the DPO loss over the pairs (default: 0.1)")
     audit.add_argument("--force", action="store_true", help="replace the output file if it exists")
     _add_prompt_arguments(audit)
     audit.set_defaults(run=_audit, on_all_ranks=True)
@@ -80,12 +89,13 @@ def _arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 def _audit(args: argparse.Namespace) -> int:
     # before the models are loaded, which takes long
-    output = free(args.output, args.force, files_of([args.model, args.base, args.adapter, args.prompts]))
+    output = free(args.output, args.force, files_of([args.model, args.base, args.adapter, args.prompts, args.pairs]))
     if args.json and output == STANDARD_OUTPUT:
         raise ValueError("--json and -o - both print on standard output: give one of them")
     from ..auditing.audit import audit  # torch and transformers take seconds: the other commands do without
 
-    found = audit(args.model, args.base, adapter=args.adapter, **_arguments(args))
+    pairs = {"pairs": args.pairs, "num_pairs": args.num_pairs, "beta": args.beta}
+    found = audit(args.model, args.base, adapter=args.adapter, **pairs, **_arguments(args))
     if is_first_rank():
         records: list[Record] = [found.trace.header, *found.readings, *found.alerts]
         save(output, "".join(dump_record(record) + "\n" for record in records))

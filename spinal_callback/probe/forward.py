@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from transformers import DynamicCache
 
 from ..distributed import collectives
 from ..distributed.sharding import Backend
-from .batching import BATCH_COST, batches, common_prefix, shares
+from .batching import BATCH_COST, batches, common_prefix, cut_by, shares
 from .hooks import kept_states, stack_states, surviving
 from .model_parts import ReadableModel
 from .precision import autocast_to, rounding
@@ -35,6 +35,7 @@ class Forward:
         prompts: the probe set.
         backend: what keeps the model's weights.
         device: where inputs go and ranks talk.
+        everywhere: keep every token of the prompts; otherwise their last one, or those that predict the answer.
 
     Attributes:
         counts: `[N]` positions kept of each prompt.
@@ -42,10 +43,17 @@ class Forward:
         shared_prefix: tokens that prompts begin with and that are run once for all of them; set by `share_prefix`.
     """
 
-    def __init__(self, model: ReadableModel, prompts: PromptSet, backend: Backend, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: ReadableModel,
+        prompts: PromptSet,
+        backend: Backend,
+        device: torch.device,
+        everywhere: bool = False,
+    ) -> None:
         self._model, self._ids, self._backend, self._device = model, prompts.ids, backend, device
-        self.counts = torch.tensor([max(n, 1) for n in prompts.answers])
-        ends = [len(ids) - min(n, 1) for ids, n in zip(prompts.ids, prompts.answers, strict=True)]
+        self.counts = torch.tensor([len(ids) if everywhere else max(n, 1) for ids, n in _texts(prompts)])
+        ends = [len(ids) - min(n, 1) for ids, n in _texts(prompts)]
         # of each prompt, the first position that is kept
         self._first_position = [end - int(n) for end, n in zip(ends, self.counts, strict=True)]
         self._shortest = min(range(len(self._ids)), key=lambda i: len(self._ids[i]))
@@ -111,6 +119,14 @@ class Forward:
         """Each rank's prompts, so that all have about as many tokens to run."""
         return shares(self._tokens, collectives.world_size())
 
+    def pieces(self, most: float) -> list[list[list[int]]]:
+        """The ranks' shares, cut into pieces of `most` kept positions a rank, or of one prompt that has more.
+
+        All ranks get as many pieces; the last ones may be empty.
+        """
+        cut = [cut_by(share, self.counts.tolist(), most) for share in self.shares()]
+        return [[parts[i] if i < len(parts) else [] for parts in cut] for i in range(max(map(len, cut)))]
+
     def plan(self, share: list[int], budget: int) -> list[Batch]:
         """The batches for a share of the prompts; `budget`: tokens of a batch at most, padding counted."""
         # gathering weights once more costs more than padding does
@@ -174,6 +190,10 @@ class Forward:
 
     def _states(self, batch: Batch, cache: DynamicCache | None = None) -> Tensor:
         return stack_states(self._run(*self._inputs(batch), cache))
+
+
+def _texts(prompts: PromptSet) -> Iterable[tuple[list[int], int]]:
+    return zip(prompts.ids, prompts.answers, strict=True)
 
 
 def within_rounding(states: Tensor, others: Tensor, tolerance: float) -> bool:

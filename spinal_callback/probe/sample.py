@@ -25,7 +25,7 @@ class Sample:
         transport: `[L - 1, N]`, radians.
         displacement: `[N]`, radians from the reference's final distribution; 0 without a reference.
         entropy: `[N]`, nats.
-        logits: `[N, V]` final logits at the first kept position of each prompt, float32; empty unless kept.
+        logits: `[N, V]` final logits at the last token of each prompt, float32; empty unless kept.
         nonfinite: `[]` how many kept activations and final logits are NaN or Inf.
         groups: `[N]` the group of each prompt, 0..G-1, that `deleted` leaves it out with; empty in a file of an earlier
             version.

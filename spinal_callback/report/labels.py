@@ -90,7 +90,7 @@ def change(value: float | None, error: float | None) -> str:
 def why_missing(header: Mapping[str, Any]) -> dict[str, str]:
     """Field of a reading -> why no reading of this trace has a value for it. `header`: a `Header` as JSON."""
     if header["checkpoints"]:
-        lacking = "gradient concentration exists only during training"
+        lacking = "" if header.get("pairs") else "gradient concentration needs preference pairs (--pairs)"
     elif header["config"].get("gradients") is False:
         lacking = "gradients=False: gradient concentration was not measured"
     else:

@@ -13,7 +13,7 @@ from spinal_callback.auditing.effects import AT_LEAST, CHANGED, INSUFFICIENT, NE
 from spinal_callback.auditing.equivalence import Estimate, judged, power
 from spinal_callback.auditing.significance import estimates
 
-NAN, GROUP, RUNS = math.nan, 64, 400
+NAN, GROUP, RUNS = math.nan, 64, 250
 MARGIN = 3 * math.sqrt(0.05 * 0.95 / RUNS)  # three standard deviations of a share of 5 %
 BOUNDS = {"contraction": 0.01, "transport": 0.02, "displacement": 0.1}
 SPREAD = {"contraction": 0.016, "transport": 0.12, "displacement": 0.3}  # of a fit's change, of a prompt's
@@ -168,7 +168,7 @@ def test_the_number_of_prompts_that_is_named_settles_it(truth, verdict):
     named = [n for n in unsure if n is not None]
     assert len(unsure) > RUNS / 10 and len(named) > 0.9 * len(unsure)
     again = [judged(measured(truth, n, draw), BOUNDS, n, GROUP).verdict for n in named]
-    assert again.count(verdict) / len(again) >= 0.75
+    assert again.count(verdict) / len(again) >= 0.7
     assert again.count(verdict) / len(again) > share(first, verdict) + 0.1
 
 

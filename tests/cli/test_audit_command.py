@@ -79,6 +79,10 @@ FLAGS = {  # a flag, its text, and what `audit` gets
     "adapter": ("lora", "lora"),
     "at_least": ("contraction=0.1, displacement=2", {"contraction": 0.1, "displacement": 2.0}),
     "device_map": ("cpu", "cpu"),
+    "pairs": ("pairs.jsonl", "pairs.jsonl"),
+    "num_pairs": ("8", 8),
+    "beta": ("0.05", 0.05),
+    "preset": ("paper", "paper"),
     "num_prompts": ("128", 128),
     "max_prompt_tokens": ("32", 32),
     "position": ("response", "response"),
@@ -113,7 +117,7 @@ def test_a_flag_reaches_the_function(monkeypatch, tmp_path, name):
 
 def test_a_flag_that_is_not_given_leaves_the_functions_default(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert set(called(monkeypatch)) == {"base", "prompts", "adapter", "at_least", "device_map"}
+    assert not {*USED, "preset"} & set(called(monkeypatch))
     assert called(monkeypatch, "--group", "all")["group"] is None
     assert called(monkeypatch, "--window", "1/4")["window"] == called(monkeypatch, "--window", "0.25")["window"] == 0.25
 
@@ -136,7 +140,7 @@ WRONG = {
     "nothere": (["nothere"], "nothere: no such folder, and not found on the hub (offline: HF_HUB_OFFLINE is set)"),
     "nowhere": (["nowhere/at/all"], "there is no nowhere/at/all: give a model's folder, a hub id or a GGUF file"),
     "run": (["."], ". holds no model: no config.json, no adapter_config.json, no checkpoint-N"),
-    "prompts": (["{place}/base", "--prompts", "p.jsonl"], "p.jsonl, line 1 has neither `prompt` nor `messages`"),
+    "prompts": (["{place}/base", "--prompts", "p.jsonl"], "p.jsonl, line 1 has neither `prompt` nor `messages`, nor"),
     "adapter": (["{place}/base", "--adapter", "."], ". is not an adapter: it has no adapter_config.json"),
     "few": (["{place}/base", "--num-prompts", "4"], "num_prompts=4 gives, but a fit needs at least 8"),
 }
