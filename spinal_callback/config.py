@@ -55,6 +55,7 @@ class SpinalConfig:
         group: prompts of one fit of the tail exponent: groups of this size are fitted, and their exponents averaged, so
             that more prompts make errors smaller and leave the level as it is (`probe/grouped_fit.py`). None: one fit
             to all prompts, whose level depends on N. Audits use 64.
+        layer_entropy: also read the entropy of every layer's next-token distribution, as audits do; it slows the lens.
         top_k: compute transport over the union of the layers' k most probable tokens; None: the whole vocabulary.
         stop_on: "warn" or "error": stop training at an alert of this level or a higher one; None: never.
         save_on_alert: save a checkpoint at the first alert.
@@ -78,6 +79,7 @@ class SpinalConfig:
     window: float | tuple[int, int] | Literal["paper"] = 1 / 3
     tail: tuple[float, float] = (0.1, 0.9)
     group: int | None = None
+    layer_entropy: bool = False
     top_k: int | None = None
     stop_on: Literal["warn", "error"] | None = None
     save_on_alert: bool = False
@@ -132,7 +134,7 @@ class SpinalConfig:
         _check_choice("layer_logging", self.layer_logging, ("scalars", "table", "off"))
         if self.rules is not None and not isinstance(self.rules, str):
             raise ValueError(f"rules must be the path of a file made by spinal calibrate, or None, got {self.rules!r}")
-        for name in ("save_on_alert", "gradients", "log_prompts"):
+        for name in ("layer_entropy", "save_on_alert", "gradients", "log_prompts"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
         _check_count("seed", self.seed, 0)

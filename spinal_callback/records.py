@@ -88,6 +88,12 @@ class Reading:
             `trainer["step"]`, which comes before `step`: the Trainer logs a step after the probe of that step.
         alpha_change_se, transport_change_se: paired standard errors of each layer's change since step 0, as long as
             `alpha` and `transport`. Empty in traces of earlier versions.
+        layer_entropy: mean entropy of each layer's next-token distribution, nats; empty unless it was read
+            (`SpinalConfig.layer_entropy`).
+        length: transport summed over depth, the length of the path in radians: `late`, `whole`. Empty in traces of
+            earlier versions.
+        greatest: the layer whose value changed most since step 0: `alpha`, `transport`. Empty in traces of earlier
+            versions.
     """
 
     step: int
@@ -115,6 +121,9 @@ class Reading:
     trainer: dict[str, float] = field(default_factory=dict)
     alpha_change_se: list[float] = field(default_factory=list)
     transport_change_se: list[float] = field(default_factory=list)
+    layer_entropy: list[float] = field(default_factory=list)
+    length: dict[str, float] = field(default_factory=dict)
+    greatest: dict[str, float] = field(default_factory=dict)
 
     kind = "reading"
 

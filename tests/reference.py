@@ -163,6 +163,17 @@ def coherence(alpha, transport_mean, first, last):
     return 1 / (1 + (bend + curvature(steps_in(transport_mean, first, last), transport_mean)) / 2)
 
 
+def path_length(transport_mean, first, last):
+    """(sum of the steps that end in W, sum of all); [L - 1]."""
+    return float(sum(steps_in(transport_mean, first, last))), float(sum(transport_mean))
+
+
+def greatest_change(change, first_layer):
+    """The layer of the largest |change|; curve whose first value is layer `first_layer`'s."""
+    best = max(range(len(change)), key=lambda i: abs(change[i]))
+    return best + first_layer
+
+
 def share(part, whole):
     """sum |part| / sum |whole|; 0/0: NaN."""
     total = sum(abs(x) for x in whole)

@@ -12,7 +12,7 @@ from builders import NAN
 
 from spinal_callback import SpinalConfig
 
-FLAGS = ("save_on_alert", "gradients", "log_prompts")
+FLAGS = ("layer_entropy", "save_on_alert", "gradients", "log_prompts")
 COUNT = "must be a whole number >= "
 WINDOW = r"window must be \(first, last\) with 1 <= first <= last, got "
 SHARE = r'window must be a share of the depth in \(0, 1\], \(first, last\) or "paper", got '

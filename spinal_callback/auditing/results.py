@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..records import Alert, Reading, null_for_nan
+from ..report.labels import path
 from ..report.text import alert_line, lines
 from ..traces import Trace, import_pandas
+from . import tables
 from .effects import Effects
 
 LEVEL = 0.05  # chance of any false "significant" among all layers of a comparison
-CURVES = {"alpha": "contraction (alpha)", "transport": "transport (rad)"}
 
 
 @dataclass(frozen=True)
@@ -92,15 +93,12 @@ class Changes:
         rows = [_row("alpha", a) | _row("transport", t) for a, t in zip(self.alpha, self.transport, strict=True)]
         return pandas.DataFrame(rows, index=pandas.RangeIndex(1, len(rows) + 1, name="layer"))
 
-    def table(self) -> str:
-        """Text, by layer: each curve before and after, and its change ± standard error; `*` marks significant ones."""
-        head = f"{'before':>9}{'after':>9}{'change':>9} ± {'se':7}"
-        lines = [" " * 9 + "".join(f"{name:^37}" for name in CURVES.values()), f"{'layer':>9}{head}{head}"]
-        both = zip(self.alpha, self.transport, strict=True)
-        rows = [(str(layer), a, t) for layer, (a, t) in enumerate(both, start=1)]
-        rows.append(("late mean", self.late["alpha"], self.late["transport"]))
-        lines += [f"{name:>9}{_cells(a)}{_cells(t)}" for name, a, t in rows]
-        return "\n".join(line.rstrip() for line in lines)
+    def table(self, entropies: tuple[list[float], list[float]] = ([], [])) -> str:
+        """Text, by layer: each curve before and after, and its change ± standard error; `*` marks significant ones.
+
+        `entropies`: of each layer's next-token distribution before and after, nats; empty: no columns for them.
+        """
+        return tables.changes(self, entropies)
 
     def where(self) -> str:
         """Where the change is, in a sentence."""
@@ -205,12 +203,13 @@ class Audit:
         about = f"{header.layers} layers, late window {header.window[0]}-{header.window[1]}, {header.prompts} prompts"
         if not self.changes:
             terms = f"coherence {last.coherence:.3f}{self._gradients()}"
-            return f"{self.names[0]}: {about}\n\n{_levels(last)}\n\n{terms}; no base, no score"
+            return f"{self.names[0]}: {about}\n\n{tables.levels(last)}\n\n{terms}; no base, no score"
         text = [f"{self.names[-1]} against {self.names[0]}: {about}", ""]
         if len(self.readings) > 2:
             text += [lines(self.trace.header, self.readings), *map(alert_line, self.alerts), *map(str, self.turns), ""]
-        text += [self.changes[-1].table(), "", self.changes[-1].where(), "", str(self.effects[-1]), ""]
-        text += [f"{_moved(last.displacement)}; {last.localization:.3f} of the change lies in the late window"]
+        entropies = self.readings[0].layer_entropy, last.layer_entropy
+        text += [self.changes[-1].table(entropies), "", self.changes[-1].where(), "", str(self.effects[-1]), ""]
+        text += [*path(dataclasses.asdict(last)), f"{last.localization:.3f} of the change lies in the late window"]
         terms = f"delta_align {last.delta_align:.3f} + coherence {last.coherence:.3f}{self._gradients()}"
         text += [f"SPINAL score {self.score:.3f} = {terms}"]
         if not self.trace.header.pairs:
@@ -266,36 +265,6 @@ class Comparison:
 def _row(curve: str, change: Change) -> dict[str, Any]:
     row = {f"{curve}_{name}": value for name, value in dataclasses.asdict(change).items()}
     return row | {f"{curve}_significant": change.significant}
-
-
-def _cells(c: Change) -> str:
-    if math.isnan(c.change):
-        return f"{'-':>9}{'-':>9}{'-':>9}{'':10}"
-    return f"{c.before:9.3f}{c.after:9.3f}{c.change:+9.3f} ± {_error(c.se)}{' *' if c.significant else '  '}"
-
-
-def _error(se: float) -> str:
-    return f"{'-':5}" if math.isnan(se) else f"{se:.3f}"
-
-
-def _levels(reading: Reading) -> str:
-    """A single reading by layer: contraction ± error of its fit, transport ± error of its mean."""
-    lines = [f"{'layer':>9}" + "".join(f"{name:>22} ± {'se':6}" for name in CURVES.values())]
-    steps = [(math.nan, math.nan), *zip(reading.transport, reading.transport_se, strict=True)]
-    alphas = zip(reading.alpha, reading.alpha_se, strict=True)
-    for layer, pairs in enumerate(zip(alphas, steps, strict=True), start=1):
-        lines.append(f"{layer:>9}" + "".join(_level(*pair) for pair in pairs))
-    late = reading.late
-    lines.append(f"{'late mean':>9}{late['alpha']:>22.3f}{'':9}{late['transport']:>22.3f}")
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def _level(value: float, error: float) -> str:
-    return f"{'-':>22}{'':9}" if math.isnan(value) else f"{value:>22.3f} ± {error:<6.3f}"
-
-
-def _moved(displacement: float) -> str:
-    return f"final next-token distribution moved by {displacement:.3f} rad"
 
 
 def _signed(change: Change) -> str:

@@ -7,8 +7,20 @@ from typing import Any
 
 from ..config import SpinalConfig
 
-USED = ("num_prompts", "max_prompt_tokens", "position", "window", "tail", "group", "top_k", "rules", "seed")
-DEFAULTS: dict[str, Any] = {"group": 64}  # where they differ from training's: audits of any N can be compared
+USED = (
+    "num_prompts",
+    "max_prompt_tokens",
+    "position",
+    "window",
+    "tail",
+    "group",
+    "layer_entropy",
+    "top_k",
+    "rules",
+    "seed",
+)
+# Where they differ from training's: audits of any N can be compared, and may take longer.
+DEFAULTS: dict[str, Any] = {"group": 64, "layer_entropy": True}
 PRESETS: dict[str, dict[str, Any]] = {
     # SPINAL, arXiv 2601.06238. "Reading" marks what its text leaves open and is our reading of it.
     "paper": {

@@ -51,6 +51,12 @@ def add_settings(command: Any) -> None:
         help=f"prompts of one fit of the exponent, or {ALL}; more prompts make more fits, whose exponents are averaged"
         f" (default: {DEFAULTS['group']})",
     )
+    add(
+        "--layer-entropy",
+        action=argparse.BooleanOptionalAction,
+        **absent,
+        help="the entropy of every layer's next-token distribution (default: yes)",
+    )
     add("--top-k", type=int, **absent, metavar="K", help="transport over the K likeliest tokens (default: over all)")
     add("--rules", **absent, metavar="FILE", help="limits of the alerts of a run, made by spinal calibrate")
     add("--seed", type=int, **absent, metavar="N", help="of the draw of prompts from a data set (default: 0)")

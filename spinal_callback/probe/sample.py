@@ -27,6 +27,7 @@ class Sample:
         entropy: `[N]`, nats.
         logits: `[N, V]` final logits at the last token of each prompt, float32; empty unless kept.
         nonfinite: `[]` how many kept activations and final logits are NaN or Inf.
+        entropies: `[L, N]`, nats, of every layer; empty unless read, as in a file of an earlier version.
         groups: `[N]` the group of each prompt, 0..G-1, that `deleted` leaves it out with; empty in a file of an earlier
             version.
     """
@@ -41,6 +42,7 @@ class Sample:
     entropy: Tensor
     logits: Tensor
     nonfinite: Tensor
+    entropies: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.float64))
     groups: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
 
     @property

@@ -143,7 +143,8 @@ class Sampler:
         """From hidden states `[L, R, d]` of the prompts `own`, n of them.
 
         Returns:
-            `transport [L - 1, n]`, `displacement [n]`, `entropy [n]`, `logits [V, n]` (`[0, n]` with a reference) and
+            `transport [L - 1, n]`, `displacement [n]`, `entropy [n]`, `entropies [L, n]` (`[0, n]` if they are not to
+            be read), `logits [V, n]` (`[0, n]` with a reference) and
             `nonfinite []`, of the final logits alone.
         """
         numbers = torch.tensor(own, dtype=torch.long)
@@ -156,14 +157,14 @@ class Sampler:
             whose = numbers[owner[here]]
             blocks.append(self._read_block(states[:, rows], here - rows.start, whose, reference))
         read = {name: torch.cat([block[name] for block in blocks], dim=-1) for name in blocks[0]}
-        for name in ("transport", "entropy"):  # from rows to prompts
+        for name in ("transport", "entropy", "entropies"):  # from rows to prompts
             mean = read[name].new_zeros(*read[name].shape[:-1], len(own))
             read[name] = mean.index_add_(-1, owner.to(mean.device), read[name]) / counts.to(mean.device)
         return {**read, "nonfinite": read["nonfinite"].sum()}
 
     def _read_block(self, states: Tensor, last: Tensor, whose: Tensor, reference: Sample | None) -> dict[str, Tensor]:
         """The same for a block of rows. `last`: those of a prompt's last token; `whose`: these prompts' numbers."""
-        path, moved = FisherRaoStream(), FisherRaoStream()
+        path, moved = FisherRaoStream(0 if self._config.layer_entropy else -1), FisherRaoStream()
         best = TopTokens(self._config.top_k) if self._config.top_k else None
         bad, logits = torch.zeros(1, dtype=torch.long, device=states.device), []
         for cols, z in lens_chunks(self.parts, states, self.at_a_time["logits"]):
@@ -181,6 +182,7 @@ class Sampler:
         return {
             "transport": transport,
             "entropy": path.entropy(),
+            "entropies": path.entropies()[: None if self._config.layer_entropy else 0],
             "displacement": still if reference is None else moved.distances()[0],
             "logits": torch.cat(logits) if reference is None else transport.new_zeros(0, len(last)),
             "nonfinite": bad,

@@ -55,6 +55,10 @@ NUMBERS = {
     "displacement": Number("Displacement", "rad", "policy"),
     "entropy": Number("Entropy", "nats", "policy", logged=False),
     "localization": Number("Localization: late share", "", "policy"),
+    "length_late": Number("Length of the late path", "rad", "path", logged=False),
+    "length_whole": Number("Length of the whole path", "rad", "path", logged=False),
+    "greatest_alpha": Number("Layer of the greatest change of contraction", "", "path", logged=False),
+    "greatest_transport": Number("Layer of the greatest change of transport", "", "path", logged=False),
     "seconds": Number("Seconds per probe", "", "cost", logged=False),
     "overhead": Number("Overhead", "share of wall time", "cost"),
     "interval": Number("Steps until the next probe", "", "cost"),
@@ -85,6 +89,20 @@ def model_name(name: str) -> str:
 def change(value: float | None, error: float | None) -> str:
     """A change and its standard error: `+0.013 ± 0.004`."""
     return f"{number(value, '+.3f')} ± {number(error)}"
+
+
+def path(reading: Mapping[str, Any]) -> list[str]:
+    """The length of a reading's path, and where it changed most, in words. `reading`: a `Reading` as JSON."""
+    length, layers = reading.get("length") or {}, reading.get("greatest") or {}
+    words = []
+    if length:
+        words.append(f"path length {number(length['late'])} rad in the late window, {number(length['whole'])} in all")
+    known = [f"of {CURVES[key].name} in layer {layers[key]:.0f}" for key in CURVES if _known(layers.get(key))]
+    return [*words, f"greatest change {', '.join(known)}"] if known else words
+
+
+def _known(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 def why_missing(header: Mapping[str, Any]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from ..records import Alert, Header, Notice, Reading
 from ..traces import Trace
-from .labels import CURVES, change, number, why_missing
+from .labels import CURVES, change, number, path, why_missing
 from .plot import Curve, beside, plot
 
 NARROWEST, WIDEST = 60, 110  # columns of the plot
@@ -88,7 +88,7 @@ def table(trace: Trace) -> str:
                 cells += _before_after(getattr(first, name)[i], getattr(last, name)[i])
         rows.append(f"{layer:>9}{cells}")
     cells = "".join(_before_after(first.late[name], last.late[name]) for name in CURVES)
-    return "\n".join([*rows, f"{'late mean':>9}{cells}"])
+    return "\n".join([*rows, f"{'late mean':>9}{cells}", *path(dataclasses.asdict(last))])
 
 
 def picture(trace: Trace, width: int | None = None, height: int = HEIGHT) -> str:

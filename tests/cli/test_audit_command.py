@@ -89,6 +89,7 @@ FLAGS = {  # a flag, its text, and what `audit` gets
     "window": ("21-30", (21, 30)),
     "tail": ("0.2,0.8", (0.2, 0.8)),
     "group": ("32", 32),
+    "layer_entropy": (None, True),
     "top_k": ("50", 50),
     "rules": ("rules.json", "rules.json"),
     "seed": ("7", 7),
@@ -112,13 +113,14 @@ def called(monkeypatch, *arguments):
 def test_a_flag_reaches_the_function(monkeypatch, tmp_path, name):
     monkeypatch.chdir(tmp_path)
     text, value = FLAGS[name]
-    assert called(monkeypatch, f"--{name.replace('_', '-')}", text)[name] == value
+    assert called(monkeypatch, f"--{name.replace('_', '-')}", *filter(None, [text]))[name] == value
 
 
 def test_a_flag_that_is_not_given_leaves_the_functions_default(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert not {*USED, "preset"} & set(called(monkeypatch))
     assert called(monkeypatch, "--group", "all")["group"] is None
+    assert called(monkeypatch, "--no-layer-entropy")["layer_entropy"] is False
     assert called(monkeypatch, "--window", "1/4")["window"] == called(monkeypatch, "--window", "0.25")["window"] == 0.25
 
 

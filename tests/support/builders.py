@@ -33,6 +33,8 @@ def reading(step=0, layers=4, **fields):
         "gradient_concentration": 0.5,
         "delta_align": 0.003,
         "score": 1.253,
+        "length": {"late": 2.7, "whole": 3.9},
+        "greatest": {"alpha": 4.0, "transport": 3.0},
         "nonfinite": 0,
         "prompts": 24,
     }
