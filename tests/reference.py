@@ -229,7 +229,7 @@ def dpo_gradients(model, before, pairs, beta, layers_of):
         log_p = policy(input_ids=torch.tensor([[*prompt, *answer]]), use_cache=False).logits[0].log_softmax(-1)
         return sum(log_p[len(prompt) - 1 + t, answer[t]] for t in range(len(answer)))
 
-    model, before = (copy.deepcopy(m).double().eval() for m in (model, before))
+    model, before = (copy.deepcopy(m).double().eval().requires_grad_() for m in (model, before))
     losses = []
     for prompt, *both in pairs:
         now = [log_likelihood(model, prompt, answer) for answer in both]

@@ -54,7 +54,8 @@ def test_a_pair_by_the_papers_protocol_is_the_naive_loops(place, pair):
     assert reading.delta["transport"] == pytest.approx(late.mean(), abs=1e-6)
     assert reading.delta["transport_se"] == pytest.approx(reference.paired_se(late), rel=1e-4)
     contraction, transport, _ = pair.effects[0].each
-    assert contraction.se == pytest.approx(reading.delta["alpha_se"]) and transport.se == reading.delta["transport_se"]
+    assert contraction.se == pytest.approx(reading.delta["alpha_se"])
+    assert transport.se == pytest.approx(reading.delta["transport_se"])
 
 
 def test_the_trace_says_by_which_protocol_it_was_read(pair):
