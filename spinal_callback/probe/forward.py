@@ -146,18 +146,21 @@ class Forward:
 
     # --- passes
 
-    def states(self, parts: list[list[int]], budget: int) -> Tensor:
-        """`[L, R, d]` of this rank's part of the prompts, in its order; `budget`: tokens of a batch at most."""
+    def states(self, parts: list[list[int]], budget: int, before: int = 0, in_all: int = 0) -> Tensor:
+        """`[L, R, d]` of this rank's part of the prompts, in its order; `budget`: tokens of a batch at most.
+
+        `before`, `in_all`: for `on_progress`, how many of its prompts this rank has run before, and of how many.
+        """
         share = parts[collectives.rank()]
         plan, own = self._plan_of_rank(parts, budget)
         inputs = collectives.together(lambda: [self._inputs(batch) for batch in plan], self._device)
         cache = self._run_prefix(self.shared_prefix) if any(batch.skip for batch in plan) else None
-        kept, done = [], 0
+        kept, done = [], before
         with surviving(self._model.layers, self._backend, self._model.returns_tuple):
             for batch, given in zip(plan, inputs, strict=True):
                 kept.append(self._run(*given, cache if batch.skip else None))
                 done += len(batch.prompts)
-                self.on_progress(min(done / max(len(share), 1), 1.0))
+                self.on_progress(min(done / max(in_all, len(share), 1), 1.0))
         whole = [stack_states(states) for states in kept]  # not before all have run: it may raise
         rows: dict[int, Tensor] = {}
         for batch, states in zip(plan[:own], whole, strict=False):

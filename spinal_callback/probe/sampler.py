@@ -84,8 +84,12 @@ class Sampler:
             self.forward.share_prefix()
             most = max(PIECE_LIMIT / self._bytes_a_row, 1) if self._everywhere else math.inf
             pieces = self.forward.pieces(most)
-            read = [self._read_piece(parts, reference) for parts in pieces]
-        own = [i for parts in pieces for i in parts[collectives.rank()]]
+            own = [i for parts in pieces for i in parts[collectives.rank()]]
+            read: list[dict[str, Tensor]] = []
+            done = 0
+            for parts in pieces:
+                read.append(self._read_piece(parts, reference, (done, len(own))))
+                done += len(parts[collectives.rank()])
         whole = collectives.summed_together(lambda: self._spread_over_prompts(own, read), self.device)
         hidden = whole.pop("hidden")
         whole |= collectives.summed_together(lambda: self.read_spectra(hidden), self.device)
@@ -116,10 +120,15 @@ class Sampler:
             collectives.release_memory()  # what the failed try has left reserved
             self.at_a_time[what] //= 2
 
-    def _read_piece(self, parts: list[list[int]], reference: Sample | None) -> dict[str, Tensor]:
-        """What one pass over some of the prompts gives: `read_lens`, and `hidden`, the rows that spectra are of."""
+    def _read_piece(
+        self, parts: list[list[int]], reference: Sample | None, progress: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        """What one pass over some of the prompts gives: `read_lens`, and `hidden`, the rows that spectra are of.
+
+        `progress`: how many of its prompts this rank has run before, and of how many.
+        """
         own = parts[collectives.rank()]
-        states = self._halving("tokens", lambda: self.forward.states(parts, self.at_a_time["tokens"]))
+        states = self._halving("tokens", lambda: self.forward.states(parts, self.at_a_time["tokens"], *progress))
         with self.backend.whole(self.parts.norm, self.parts.head):
             read = self._halving("logits", lambda: self.read_lens(states, own, reference))
         hidden = states[:, self._counts[own].cumsum(0).to(states.device) - 1] if self._everywhere else states
