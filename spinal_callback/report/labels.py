@@ -96,7 +96,8 @@ def path(reading: Mapping[str, Any]) -> list[str]:
     length, layers = reading.get("length") or {}, reading.get("greatest") or {}
     words = []
     if length:
-        words.append(f"path length {number(length['late'])} rad in the late window, {number(length['whole'])} in all")
+        late, whole = (number(length.get(key)) for key in ("late", "whole"))
+        words.append(f"path length {late} rad in the late window, {whole} in all")
     known = [f"of {CURVES[key].name} in layer {layers[key]:.0f}" for key in CURVES if _known(layers.get(key))]
     return [*words, f"greatest change {', '.join(known)}"] if known else words
 

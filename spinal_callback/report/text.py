@@ -68,8 +68,8 @@ def notice_line(notice: Notice) -> str:
 
 
 def summary(trace: Trace) -> str:
-    """The table of the late layers and the plot of all layers, first reading against last."""
-    return table(trace) + "\n\n" + picture(trace)
+    """The table of the late layers, the length of the path, and the plot of all layers, first reading against last."""
+    return "\n".join([table(trace), *path(dataclasses.asdict(trace.readings[-1])), "", picture(trace)])
 
 
 def table(trace: Trace) -> str:
@@ -88,7 +88,7 @@ def table(trace: Trace) -> str:
                 cells += _before_after(getattr(first, name)[i], getattr(last, name)[i])
         rows.append(f"{layer:>9}{cells}")
     cells = "".join(_before_after(first.late[name], last.late[name]) for name in CURVES)
-    return "\n".join([*rows, f"{'late mean':>9}{cells}", *path(dataclasses.asdict(last))])
+    return "\n".join([*rows, f"{'late mean':>9}{cells}"])
 
 
 def picture(trace: Trace, width: int | None = None, height: int = HEIGHT) -> str:

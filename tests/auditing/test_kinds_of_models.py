@@ -112,7 +112,7 @@ def test_a_checkpoint_of_bitsandbytes_is_read(plain, tmp_path, name):
     model.save_pretrained(tmp_path / "small")
     tiny.tokenizer().save_pretrained(tmp_path / "small")
     found = audit(tmp_path / "small", plain, PROMPTS)
-    assert 0 < found.readings[1].displacement < 0.5
+    assert 0 < found.readings[1].displacement < {"nf4": 1.5, "int8": 0.2}[name]  # four bits of random weights are few
     assert found.readings[1].late["alpha"] == pytest.approx(found.readings[0].late["alpha"], rel=0.2)
     words = "the weights of layer 1 are quantized and have no gradients; pairs need the checkpoint as it was before"
     with pytest.raises(ValueError, match=words):
