@@ -3,7 +3,7 @@
     python scripts/reproduce_paper.py [--prompts Anthropic/hh-rlhf] [--pairs phi-2 ...]   # a machine that has the hub
     python scripts/reproduce_paper.py --here [--prompts hh.jsonl.gz]                      # SmolLM2 before and after DPO
 
-512 prompts of HH; for each pair both checkpoints are audited (`spinal_callback.audit`), their traces go to `--output`.
+512 prompts of HH; for each pair both checkpoints are audited (`audit(preset="paper")`), their traces go to `--output`.
 With `--here` the pair is SmolLM2-135M-Instruct and the same after a short DPO run of our own on the project's pairs,
 with the quickstart's settings. The paper names the families; which checkpoints stand for them here is our choice.
 """
@@ -55,7 +55,7 @@ def main() -> int:
     rows, failed = [], 0
     for name, (base, aligned) in pairs.items():
         try:
-            found = audit(aligned, base, prompts, num_prompts=max(len(prompts), 2))
+            found = audit(aligned, base, prompts, preset="paper", num_prompts=max(len(prompts), 2))
         except (OSError, ValueError, ImportError) as error:  # a gated model must not end the others
             print(f"{name}: {error}", file=sys.stderr)
             failed += 1

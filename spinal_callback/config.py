@@ -13,7 +13,10 @@ from typing import Any, Literal, TypeVar
 from .records import LEVELS
 
 MIN_RANKS = 8  # the tail exponent is fitted to at least this many singular values
+JACKKNIFE_GROUPS = 8  # groups of prompts that are left out one at a time, for the exponent's error
+SPREAD_FROM = 4  # fits from which on their spread is the error: with fewer, Student's t is wider than jackknifing
 UNBOUNDED_WIDTH = 1 << 20  # the model's width is not known yet: wider than any
+PAPER_WINDOW = (21, 30)  # the layers that the paper calls late, in models of about 30
 MOST_PROMPTS = 1000  # an error suggests no larger num_prompts
 
 
@@ -46,12 +49,15 @@ class SpinalConfig:
         num_prompts: N, the number of prompts of the probe; they are the same at every step.
         max_prompt_tokens: a longer prompt keeps its last tokens.
         answers: how many preference pairs the probe reads the answers of, where the data have both answers; 0: none.
-        position: "last": the last token of each prompt; "response": every token of the chosen answer.
-        window: the late window W: a share of the depth, or `(first, last)` layer, counted from 1, both included.
+        position: "last": the last token of each prompt; "response": every token of the chosen answer; "prompt":
+            transport and entropy are means over every token of a prompt, contraction is of its last.
+        window: the late window W: a share of the depth, or `(first, last)` layer, counted from 1, both included; or
+            "paper": layers 21-30 where they lie in the second half of the depth, else its last third.
         tail: the ranks that the tail exponent is fitted to, as shares of r = min(N - 1, d).
         group: prompts of one fit of the tail exponent: groups of this size are fitted, and their exponents averaged, so
             that more prompts make errors smaller and leave the level as it is (`probe/grouped_fit.py`). None: one fit
             to all prompts, whose level depends on N. Audits use 64.
+        layer_entropy: also read the entropy of every layer's next-token distribution, as audits do; it slows the lens.
         top_k: compute transport over the union of the layers' k most probable tokens; None: the whole vocabulary.
         stop_on: "warn" or "error": stop training at an alert of this level or a higher one; None: never.
         save_on_alert: save a checkpoint at the first alert.
@@ -72,10 +78,11 @@ class SpinalConfig:
     num_prompts: int = 64
     max_prompt_tokens: int = 256
     answers: int = 16
-    position: Literal["last", "response"] = "last"
-    window: float | tuple[int, int] = 1 / 3
+    position: Literal["last", "response", "prompt"] = "last"
+    window: float | tuple[int, int] | Literal["paper"] = 1 / 3
     tail: tuple[float, float] = (0.1, 0.9)
     group: int | None = None
+    layer_entropy: bool = False
     top_k: int | None = None
     stop_on: Literal["warn", "error"] | None = None
     save_on_alert: bool = False
@@ -118,12 +125,12 @@ class SpinalConfig:
         _check_count("num_prompts", self.num_prompts, 2)
         _check_count("max_prompt_tokens", self.max_prompt_tokens, 1)
         _check_count("answers", self.answers, 0)
-        _check_choice("position", self.position, ("last", "response"))
+        _check_choice("position", self.position, ("last", "response", "prompt"))
         _check_window(self.window)
         _check_tail(self.tail)
         if self.group is not None:
             _check_count("group", self.group, 2, "or None for one fit to all prompts")
-        if self.position == "last":  # with "response" the rows are tokens: their number is known with the data
+        if self.position != "response":  # with "response" the rows are tokens: their number is known with the data
             self.tail_ranks(min(self.group or self.num_prompts, self.num_prompts))
         if self.top_k is not None:
             _check_count("top_k", self.top_k, 1, "or None for the whole vocabulary")
@@ -131,7 +138,7 @@ class SpinalConfig:
         _check_choice("layer_logging", self.layer_logging, ("scalars", "table", "off"))
         if self.rules is not None and not isinstance(self.rules, str):
             raise ValueError(f"rules must be the path of a file made by spinal calibrate, or None, got {self.rules!r}")
-        for name in ("save_on_alert", "gradients", "log_prompts"):
+        for name in ("layer_entropy", "save_on_alert", "gradients", "log_prompts"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
         _check_count("seed", self.seed, 0)
@@ -161,6 +168,9 @@ class SpinalConfig:
         Raises:
             ValueError: the window does not lie inside the model's depth.
         """
+        if self.window == "paper":
+            allowed = layers >= PAPER_WINDOW[1] and PAPER_WINDOW[0] > layers / 2
+            return PAPER_WINDOW if allowed else (layers - max(_ceil(layers / 3), 1) + 1, layers)
         if isinstance(self.window, tuple):
             if self.window[1] > layers:
                 raise ValueError(f"window must lie in layers 1..{layers} of this model, got {self.window}")
@@ -207,12 +217,14 @@ def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
 
 
 def _check_window(window: Any) -> None:
+    if window == "paper":
+        return
     if isinstance(window, tuple):
         whole = len(window) == 2 and all(isinstance(v, int) and not isinstance(v, bool) for v in window)
         if not whole or not 1 <= window[0] <= window[1]:
             raise ValueError(f"window must be (first, last) with 1 <= first <= last, got {window!r}")
     elif not _is_number(window) or not 0 < window <= 1:
-        raise ValueError(f"window must be a share of the depth in (0, 1] or (first, last), got {window!r}")
+        raise ValueError(f'window must be a share of the depth in (0, 1], (first, last) or "paper", got {window!r}')
 
 
 def _check_tail(tail: Any) -> None:

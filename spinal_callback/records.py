@@ -35,6 +35,7 @@ class Header:
         config: the fields of `SpinalConfig`.
         schema: of the trace.
         checkpoints: in an audit's trace, which checkpoint each reading is of; empty in a training run's.
+        pairs: in an audit's trace, of how many preference pairs gradient concentration is; 0 if it was not measured.
     """
 
     version: str
@@ -46,6 +47,7 @@ class Header:
     config: dict[str, Any]
     schema: int = SCHEMA
     checkpoints: list[str] = field(default_factory=list)
+    pairs: int = 0
 
     kind = "header"
 
@@ -92,6 +94,12 @@ class Reading:
             `trainer["step"]`, which comes before `step`: the Trainer logs a step after the probe of that step.
         alpha_change_se, transport_change_se: paired standard errors of each layer's change since step 0, as long as
             `alpha` and `transport`. Empty in traces of earlier versions.
+        layer_entropy: mean entropy of each layer's next-token distribution, nats; empty unless it was read
+            (`SpinalConfig.layer_entropy`).
+        length: transport summed over depth, the length of the path in radians: `late`, `whole`. Empty in traces of
+            earlier versions.
+        greatest: the layer whose value changed most since step 0: `alpha`, `transport`. Empty in traces of earlier
+            versions.
     """
 
     step: int
@@ -119,6 +127,9 @@ class Reading:
     trainer: dict[str, float] = field(default_factory=dict)
     alpha_change_se: list[float] = field(default_factory=list)
     transport_change_se: list[float] = field(default_factory=list)
+    layer_entropy: list[float] = field(default_factory=list)
+    length: dict[str, float] = field(default_factory=dict)
+    greatest: dict[str, float] = field(default_factory=dict)
     chosen_nll: float = math.nan
     margin: float = math.nan
     accuracy: float = math.nan

@@ -23,7 +23,8 @@ Run = Mapping[str, Any]  # a trace as JSON: header, readings, alerts, notices
 NO_HEADER = "a trace begins with its header"
 # of a reading: by how many each list is shorter than L, and what each dictionary must have
 LISTS = {"alpha": 0, "alpha_se": 0, "alpha_r2": 0, "effective_rank": 0, "transport": 1, "transport_se": 1}
-LATER_LISTS = {"alpha_change_se": 0, "transport_change_se": 1}  # empty in traces of earlier versions
+# empty where they were not read, as in traces of earlier versions
+LATER_LISTS = {"alpha_change_se": 0, "transport_change_se": 1, "layer_entropy": 0}
 KEYS = {"late": ("alpha", "transport"), "delta": ("alpha", "alpha_se", "transport", "transport_se")}
 SCALARS = (
     "displacement",

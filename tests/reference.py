@@ -163,6 +163,17 @@ def coherence(alpha, transport_mean, first, last):
     return 1 / (1 + (bend + curvature(steps_in(transport_mean, first, last), transport_mean)) / 2)
 
 
+def path_length(transport_mean, first, last):
+    """(sum of the steps that end in W, sum of all); [L - 1]."""
+    return float(sum(steps_in(transport_mean, first, last))), float(sum(transport_mean))
+
+
+def greatest_change(change, first_layer):
+    """The layer of the largest |change|; curve whose first value is layer `first_layer`'s."""
+    best = max(range(len(change)), key=lambda i: abs(change[i]))
+    return best + first_layer
+
+
 def share(part, whole):
     """sum |part| / sum |whole|; 0/0: NaN."""
     total = sum(abs(x) for x in whole)
@@ -208,6 +219,63 @@ def jackknife_late_alpha_change(h, h0, first, last, tail=(0.1, 0.9), groups=8, e
         a, a0 = ([tail_exponent(x[i][kept], tail, eps)[0] for i in range(first - 1, last)] for x in (h, h0))
         changes.append(mean(a) - mean(a0))
     return jackknife_se(changes)
+
+
+def dpo_gradients(model, before, pairs, beta, layers_of):
+    """Squared gradient norms [L] of the mean DPO loss over (prompt, chosen, rejected) token ids: one backward pass."""
+    import torch
+
+    def log_likelihood(policy, prompt, answer):
+        log_p = policy(input_ids=torch.tensor([[*prompt, *answer]]), use_cache=False).logits[0].log_softmax(-1)
+        return sum(log_p[len(prompt) - 1 + t, answer[t]] for t in range(len(answer)))
+
+    model, before = (copy.deepcopy(m).double().eval().requires_grad_() for m in (model, before))
+    losses = []
+    for prompt, *both in pairs:
+        now = [log_likelihood(model, prompt, answer) for answer in both]
+        with torch.no_grad():
+            then = [log_likelihood(before, prompt, answer) for answer in both]
+        losses.append(-torch.nn.functional.logsigmoid(beta * (now[0] - then[0] - now[1] + then[1])))
+    (sum(losses) / len(losses)).backward()
+    return [float(sum((p.grad**2).sum() for p in layer.parameters())) for layer in layers_of(model)]
+
+
+def t_tail(x, freedom, steps=100_000, far=400.0):
+    """P(T > x) for Student's t, by the trapezoid rule over its density."""
+    points = np.linspace(x, x + far, steps)
+    log_c = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - 0.5 * math.log(freedom * math.pi)
+    return float(np.trapezoid(np.exp(log_c - (freedom + 1) / 2 * np.log1p(points**2 / freedom)), points))
+
+
+def p_changed(change, se, freedom, bound, signed=True):
+    """Chance of an estimate of this size or larger if the true change is `bound`."""
+    other = t_tail((abs(change) + bound) / se, freedom) if signed else 0.0
+    return t_tail((abs(change) - bound) / se, freedom) + other
+
+
+def p_negligible(change, se, freedom, bound):
+    """The larger p of the two one-sided tests of |change| < bound."""
+    return max(t_tail((bound - change) / se, freedom), t_tail((bound + change) / se, freedom))
+
+
+def reference_positions(model, prompts, layers_of, norm_of, head_of, finish=lambda logits: logits):
+    """For each prompt, run alone: h_l [L, T, d] at all its T tokens, and z_l = finish(head(norm(h_l))) [L, T, V]."""
+    import torch
+
+    model = copy.deepcopy(model).double().eval()
+    seen, found = [], []
+    for layer in layers_of(model):
+        layer.register_forward_hook(
+            lambda m, a, out: seen.append((out[0] if isinstance(out, tuple) else out)[0].clone())
+        )
+    with torch.no_grad():
+        for ids in prompts:
+            seen.clear()
+            model(input_ids=torch.tensor([list(ids)]), use_cache=False)
+            h = list(seen)
+            z = [[finish(head_of(model)(norm_of(model)(row[None, None])))[0, 0].numpy() for row in x] for x in h]
+            found.append((np.array([x.numpy() for x in h]), np.array(z)))
+    return found
 
 
 def reference_trace(model, prompts, layers_of, norm_of, head_of, finish=lambda logits: logits):

@@ -12,10 +12,10 @@ from builders import NAN
 
 from spinal_callback import SpinalConfig
 
-FLAGS = ("save_on_alert", "gradients", "log_prompts")
+FLAGS = ("layer_entropy", "save_on_alert", "gradients", "log_prompts")
 COUNT = "must be a whole number >= "
 WINDOW = r"window must be \(first, last\) with 1 <= first <= last, got "
-SHARE = r"window must be a share of the depth in \(0, 1\] or \(first, last\), got "
+SHARE = r'window must be a share of the depth in \(0, 1\], \(first, last\) or "paper", got '
 LAYERS = "must be one of 'scalars', 'table', 'off'"
 TAIL = r"tail must be \(low, high\) shares with 0 <= low < high <= 1, got "
 WRONG = [
@@ -23,7 +23,7 @@ WRONG = [
     *(("overhead", x, r"overhead must be a share of wall time in \(0, 1\], got ") for x in (0, 1.1, NAN, "1", True)),
     *(("num_prompts", x, f"num_prompts {COUNT}2, got ") for x in (1, 0, 2.5, "64", True)),
     *(("max_prompt_tokens", x, f"max_prompt_tokens {COUNT}1, got ") for x in (0, None, 1.5)),
-    *(("position", x, "position must be one of 'last', 'response', got ") for x in ("first", None, 0)),
+    *(("position", x, "position must be one of 'last', 'response', 'prompt', got ") for x in ("first", None, 0)),
     *(("window", x, WINDOW) for x in ((0, 2), (3, 2), (1,), (1, 2, 3), (1.0, 2), (True, 2), ("1", 2), ())),
     *(("window", x, SHARE) for x in (0, -0.5, 1.5, 21, NAN, "late", None, True)),
     *(("tail", x, TAIL) for x in ((0.9, 0.1), (0.1, 0.1), (-0.1, 0.9), (0.1, 1.1), (0.1,), (0.1, NAN), 0.5, None)),
@@ -49,8 +49,8 @@ RIGHT = {
     "overhead": (1, 1e-6),
     "num_prompts": (10, 1000),
     "max_prompt_tokens": (1,),
-    "position": ("last", "response"),
-    "window": (1, 0.01, (1, 1), (21, 30)),
+    "position": ("last", "response", "prompt"),
+    "window": ("paper", 1, 0.01, (1, 1), (21, 30)),
     "tail": ((0, 1), (0.5, 1.0)),
     "group": (None, 10, 64, 1000),
     "top_k": (None, 1),
@@ -173,6 +173,9 @@ def test_late_window():
     assert SpinalConfig(window=0.28).late_window(25) == (19, 25)  # 0.28 * 25 is 7.000000000000001
     assert SpinalConfig(window=1).late_window(12) == (1, 12)
     assert SpinalConfig(window=(5, 12)).late_window(12) == (5, 12)
+    assert [SpinalConfig(window="paper").late_window(n) for n in (30, 32, 41)] == [(21, 30)] * 3
+    assert [SpinalConfig(window="paper").late_window(n) for n in (1, 9, 18, 28)] == [(1, 1), (7, 9), (13, 18), (19, 28)]
+    assert SpinalConfig(window="paper").late_window(42) == (29, 42)  # 21 to 30 would begin in the first half
     with pytest.raises(ValueError, match=r"window must lie in layers 1\.\.11 of this model, got \(5, 12\)"):
         SpinalConfig(window=(5, 12)).late_window(11)
 

@@ -60,7 +60,7 @@ def test_ten_lines_of_training(place, monkeypatch):
 def test_audit_and_compare(place):
     names = run(AUDIT)
     assert [r.step for r in names["found"].readings] == [0, 2, 6]
-    assert names["found"].changes[-1].first.layer >= 7 and names["different"] is True
+    assert names["found"].changes[-1].first.layer >= 7 and names["verdict"] == "changed"
 
 
 def test_a_measure_of_ones_own():

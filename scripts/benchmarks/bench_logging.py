@@ -42,6 +42,7 @@ def reading(step: int, layers: int, draw: random.Random) -> Reading:
         if str(field.type).startswith("list"):  # over layers, or over the steps between two
             fields[field.name] = numbers(layers - field.name.startswith("transport"))
     fields["late"] = {"alpha": draw.random(), "transport": draw.random()}
+    fields |= {"length": {"late": 9.0, "whole": 30.0}, "greatest": {"alpha": 1.0, "transport": 2.0}}
     fields["delta"] = {**fields["late"], "alpha_se": 0.01, "transport_se": 0.01}
     return Reading(**{**fields, "step": step, "nonfinite": 0, "prompts": 64, "peak_bytes": 0, "trainer": {"loss": 0.7}})
 

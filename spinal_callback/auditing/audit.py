@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,17 @@ from ..records import Alert
 from ..run_folder import checkpoint_name, checkpoints
 from ..traces import Trace, load_trace
 from .checkpoints import Checkpoint, find
+from .compare_traces import prompts_of_a_fit
+from .effects import bounds
+from .equivalence import judged
+from .gradients import Pairs
 from .p_values import student_t
 from .reader import CheckpointReader, CheckpointReadings, Plan
 from .results import Audit
-from .settings import settings
-from .significance import paired, turning_points
+from .settings import check_enough, settings
+from .significance import estimates, paired, turning_points
+
+ARGUMENTS = ("base", "prompts", "adapter", "pairs", "num_pairs", "beta", "preset", "at_least", "device_map")
 
 
 def audit(
@@ -32,6 +39,11 @@ def audit(
     adapter: str | Path | None = None,
     config: SpinalConfig | None = None,
     *,
+    pairs: Any = None,
+    num_pairs: int = 32,
+    beta: float = 0.1,
+    preset: str | None = None,
+    at_least: Mapping[str, float] | None = None,
     device_map: Any = "auto",
     **fields: Any,
 ) -> Audit:
@@ -48,29 +60,41 @@ def audit(
         adapter: folder or hub id of a PEFT adapter to add to `model`.
         config: a `SpinalConfig`, used as it is; or give its fields as keywords: `audit("out", num_prompts=512)`. With
             keywords `group` is 64 if left out. The settings of training alone are no keywords here (`settings.USED`).
+        pairs: rows with chosen and rejected answers, or the path of some, for gradient concentration, the score's third
+            term: that of the DPO loss over the first `num_pairs` of them (`gradients.py`). None: it is not measured.
+        num_pairs, beta: how many pairs, and the loss's beta.
+        preset: "paper": the paper's protocol (`settings.PRESETS`), where no keyword says otherwise.
+        at_least: the least changes that matter: `contraction` and `transport` of the late window, `displacement`; those
+            left out are `effects.AT_LEAST`. A verdict is about them (`equivalence.py`).
         device_map: as `from_pretrained` takes it. Under torchrun or `accelerate launch` every rank loads the model onto
             its own device instead, and reads its share of the prompts.
 
     Returns:
         the reading of the base (or start) as step 0, then that of the checkpoint as step 1, or those of a run's
-        checkpoints at their own steps; what changed, layer by layer; and for a run its alerts and turning points. Equal
-        on all ranks.
+        checkpoints at their own steps; what changed, layer by layer, and whether that is more than a change that
+        matters; and for a run its alerts and turning points. Equal on all ranks.
 
     Raises:
         ValueError, ImportError: there is no such model, it has no tokenizer, the prompts cannot be read, the policies
             differ in depth or vocabulary, or `Probe` refuses the model; the message says what to do.
     """
     student_t()
-    config = settings(config, fields, ("base", "prompts", "adapter", "device_map"))
+    config = settings(config, fields, ARGUMENTS, preset)
+    asked = Pairs(pairs, num_pairs, beta)
+    matters = bounds(at_least)
     limits = load_rules(config.rules) if config.rules else {}
     run = checkpoints(Path(model)) if adapter is None else {}
     plan = _run(Path(model), run, base) if run else _pair(model, base, adapter)
-    read = CheckpointReader(plan, prompts, config, device_map).read_all()
+    reader = CheckpointReader(plan, prompts, config, device_map, None if pairs is None else asked)
+    check_enough(preset, config, len(reader.prompts.ids))
+    read = reader.read_all()
     window, (first, *later) = read.header.window, read.samples.values()
     changes = [paired(first, sample, window) for sample in later]
+    group = prompts_of_a_fit(read.header)
+    effects = [judged(estimates(first, s, window), matters, read.header.prompts, group) for s in later]
     alerts = _alerts(read, limits) if run else []
     turned = turning_points(read.samples, window) if run else []
-    return Audit(Trace(read.header, read.readings, alerts), list(read.names.values()), changes, turned)
+    return Audit(Trace(read.header, read.readings, alerts), list(read.names.values()), changes, turned, effects)
 
 
 # --- what to read -----------------------------------------------------------------------------------------------------

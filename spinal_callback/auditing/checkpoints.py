@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..run_folder import checkpoint_step, trace_path
@@ -48,11 +49,20 @@ class Checkpoint:
             ImportError: a GGUF file without `gguf` installed, or an adapter without `peft`.
         """
         where, which = self._where(), {"dtype": "auto", "device_map": device_map, "offload_folder": offload}
+        quantization = ""
         try:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(**where, **which, output_loading_info=True)
+            config = AutoConfig.from_pretrained(**where)
+            quantization = quantization_of(config)
+            loaded: Any = _auto_class(config).from_pretrained(**where, **which, output_loading_info=True)
         except Exception as error:  # a torn file, another kind of model, no network: each has a type of its own
+            why = one_line(error)
+            if quantization and isinstance(error, ImportError | RuntimeError | ValueError):
+                raise ValueError(
+                    f"{self.name} is quantized with {quantization}, which cannot be loaded here ({why}): give the"
+                    " checkpoint as it was before it was quantized, or a GGUF file of it"
+                ) from error
             hint = f": {GIVE_BASE}" if self.adapter else ""
-            raise ValueError(f"{self.name}: cannot load {self.model} ({one_line(error)}){hint}") from error
+            raise ValueError(f"{self.name}: cannot load {self.model} ({why}){hint}") from error
         model, info = loaded
         if missing := sorted(info["missing_keys"]):
             some = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
@@ -122,6 +132,21 @@ def find(path: str | Path, adapter: str | Path | None = None) -> Checkpoint:
         _check_folder(Path(place))
     found = Checkpoint(_name(place), place)
     return found if adapter is None else _with_adapter(found, str(adapter))
+
+
+def quantization_of(config: Any) -> str:
+    """The method with which a checkpoint was quantized when it was saved, by its configuration; empty for none."""
+    found = getattr(config, "quantization_config", None) or {}
+    method = found.get("quant_method", "") if isinstance(found, dict) else getattr(found, "quant_method", "")
+    return str(getattr(method, "value", method))
+
+
+def _auto_class(config: Any) -> Any:
+    """Which class of transformers loads a model: a vision-language one whole, its images' part unused."""
+    composite = config.get_text_config() is not config
+    if composite and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return AutoModelForImageTextToText
+    return AutoModelForCausalLM
 
 
 def entrance(model: Any) -> torch.device:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..config import SpinalConfig
 from ..run_folder import trace_path
 from ..traces import Trace, load_sound
-from .compare_traces import compare_traces
+from .compare_traces import compare_traces, prompts_of_a_fit
+from .effects import bounds
+from .equivalence import judged
 from .p_values import student_t
 from .results import Comparison
-from .settings import settings
+from .settings import check_enough, settings
+
+if TYPE_CHECKING:
+    from .reader import CheckpointReadings
 
 
 def compare(
@@ -20,6 +26,8 @@ def compare(
     prompts: Any = None,
     config: SpinalConfig | None = None,
     *,
+    preset: str | None = None,
+    at_least: Mapping[str, float] | None = None,
     device_map: Any = "auto",
     **fields: Any,
 ) -> Comparison:
@@ -32,33 +40,35 @@ def compare(
         a, b: two checkpoints, given as for `audit`; or two traces: `Trace` objects, .jsonl files, or the output folders
             of runs that hold no model themselves.
         prompts, config, device_map, fields: as for `audit`; two traces do not use them.
+        preset, at_least: as for `audit`.
 
     Raises:
         ValueError, ImportError: as `audit` does; also for a trace against a checkpoint, and for traces of different
             depth, prompts or settings.
     """
     student_t()
+    matters = bounds(at_least)
     traces = _as_trace(a), _as_trace(b)
     if traces[0] is not None and traces[1] is not None:
-        return compare_traces(_name(a), _name(b), traces[0], traces[1])
+        return compare_traces(_name(a), _name(b), traces[0], traces[1], matters)
     for source, trace in ((a, traces[0]), (b, traces[1])):
         if trace is not None:
             raise ValueError(f"{_name(source)} is a saved trace, the other is not: give two checkpoints or two traces")
-    return _compare_checkpoints(str(a), str(b), prompts, config, device_map, fields)
-
-
-def _compare_checkpoints(
-    a: str, b: str, prompts: Any, config: SpinalConfig | None, device_map: Any, fields: dict[str, Any]
-) -> Comparison:
+    config = settings(config, fields, ("prompts", "preset", "at_least", "device_map"), preset)
     from .checkpoints import find  # these stand on torch and transformers, which take seconds to import
     from .reader import CheckpointReader
-    from .significance import paired
 
-    config = settings(config, fields, ("prompts", "device_map"))
-    plan = {0: find(a), 1: find(b)}
-    read = CheckpointReader(plan, prompts, config, device_map).read_all()
-    changes = paired(read.samples[0], read.samples[1], read.header.window)
-    return Comparison(read.names[0], read.names[1], changes, read.readings[1].displacement)
+    reader = CheckpointReader({0: find(str(a)), 1: find(str(b))}, prompts, config, device_map)
+    check_enough(preset, config, len(reader.prompts.ids))
+    return _compared(reader.read_all(), matters)
+
+
+def _compared(read: CheckpointReadings, at_least: Mapping[str, float]) -> Comparison:
+    from .significance import estimates, paired  # torch
+
+    header, pair = read.header, (read.samples[0], read.samples[1], read.header.window)
+    effects = judged(estimates(*pair), at_least, header.prompts, prompts_of_a_fit(header))
+    return Comparison(read.names[0], read.names[1], paired(*pair), effects, read.readings[1].displacement)
 
 
 def _as_trace(source: str | Path | Trace) -> Trace | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ..records import Header, Reading
 from ..traces import Trace
+from .equivalence import Estimate, judged
 from .p_values import change_rows, holm, outermost, p_values
 from .results import Change, Changes, Comparison, Place
 
@@ -17,15 +19,22 @@ INSTEAD = "compare the checkpoints instead"
 CURVES = ("alpha", "transport")
 
 
-def compare_traces(a: str, b: str, first: Trace, second: Trace) -> Comparison:
+def compare_traces(a: str, b: str, first: Trace, second: Trace, at_least: Mapping[str, float]) -> Comparison:
     """Compares the last readings of two traces, which messages and the result call `a` and `b`.
+
+    The verdict is about the late means alone: no trace holds the distributions that a displacement is between. It is
+    "insufficient evidence" where the traces start from different policies (`unpaired`).
 
     Raises:
         ValueError: the traces differ in depth, prompts, late window, or in a setting that defines a measure.
     """
     _check_comparable(a, b, first.header, second.header)
     starts, ends = (first.readings[0], second.readings[0]), (first.readings[-1], second.readings[-1])
-    return Comparison(a, b, unpaired(first.header, starts, ends))
+    changes = unpaired(first.header, starts, ends)
+    late = zip(("contraction", "transport"), (changes.late[name] for name in CURVES), strict=True)
+    estimates = {name: Estimate(change.change, change.se, math.inf) for name, change in late}
+    effects = judged(estimates, at_least, first.header.prompts, prompts_of_a_fit(first.header))
+    return Comparison(a, b, changes, effects)
 
 
 def unpaired(header: Header, starts: tuple[Reading, Reading], ends: tuple[Reading, Reading]) -> Changes:
@@ -72,7 +81,7 @@ def _check_comparable(a: str, b: str, one: Header, other: Header) -> None:
     for name in SAME:
         _check_same(name, _setting(one, name), _setting(other, name), a, b)
     _check_same("num_prompts", one.prompts, other.prompts, a, b)
-    _check_same("group", _prompts_of_a_fit(one), _prompts_of_a_fit(other), a, b)
+    _check_same("group", prompts_of_a_fit(one), prompts_of_a_fit(other), a, b)
     _check_same("prompts (hash)", one.probe[:12], other.probe[:12], a, b)
     if one.window != other.window:
         raise ValueError(f"{a} and {b} have the late windows {one.window} and {other.window}: they must be equal")
@@ -88,7 +97,7 @@ def _setting(header: Header, name: str) -> Any:
     return tuple(value) if isinstance(value, list) else value  # lists are what a file makes of tuples
 
 
-def _prompts_of_a_fit(header: Header) -> int:
+def prompts_of_a_fit(header: Header) -> int:
     """How many prompts each exponent is of: it depends on them. Earlier versions had no groups."""
     group = header.config.get("group")
     return min(group, header.prompts) if isinstance(group, int) and group else header.prompts

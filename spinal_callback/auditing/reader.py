@@ -21,6 +21,7 @@ from ..probe.prompts import PromptSet
 from ..probe.sample import Sample
 from ..records import Header, Reading
 from .checkpoints import Checkpoint, entrance
+from .gradients import Answers, GradientReader, Pairs
 
 Plan = dict[int, Checkpoint]  # step -> what to read, in order
 
@@ -54,17 +55,27 @@ class CheckpointReader:
         prompts: as for `audit`; tokenized by the last checkpoint's tokenizer.
         config: what to measure.
         device_map: as `from_pretrained` takes it; for a process that was started alone.
+        pairs: preference pairs for gradient concentration, as for `audit`; None: it is not measured.
+
+    Attributes:
+        prompts: the prompts as tokens.
 
     Raises:
         ValueError: no checkpoint has a tokenizer, two have different ones, or the prompts cannot be read.
     """
 
-    def __init__(self, plan: Plan, prompts: Any, config: SpinalConfig, device_map: Any = "auto") -> None:
+    def __init__(
+        self, plan: Plan, prompts: Any, config: SpinalConfig, device_map: Any = "auto", pairs: Pairs | None = None
+    ) -> None:
         self._plan, self._config = plan, config
         self._own_device = collectives.join_ranks()  # None for a process that was started alone
         self._meeting = self._own_device or torch.device("cpu")  # where the ranks' tensors meet
         self._device_map = device_map if self._own_device is None else {"": self._own_device}
-        self._prompts = collectives.together(lambda: _collect(plan, prompts, config), self._meeting)
+        texts = collectives.together(lambda: _collect(plan, prompts, config, pairs), self._meeting)
+        self.prompts, answers = texts
+        self._gradients = GradientReader(answers, pairs.beta) if pairs and answers else None
+        self._ids = self.prompts.ids + (answers.ids if answers else [])
+        self._texts, self._pairs = len(self._ids), answers.pairs if answers else 0
         self._readings: list[Reading] = []
         self._names: dict[int, str] = {}
         self._samples: dict[int, Sample] = {}
@@ -84,26 +95,31 @@ class CheckpointReader:
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
         names = list(self._names.values())
-        header = dataclasses.replace(header, model=names[-1], checkpoints=names)
+        header = dataclasses.replace(header, model=names[-1], checkpoints=names, pairs=self._pairs)
         return CheckpointReadings(header, self._readings, self._names, self._samples)
 
     def _read_checkpoint(self, step: int, checkpoint: Checkpoint, offload: str) -> Header:
         model = collectives.together(lambda: checkpoint.load(self._device_map, offload), self._meeting)
-        _check_embeddings(model, self._prompts, checkpoint.name)
+        _check_embeddings(model, self._ids, checkpoint.name)
         device = self._own_device or entrance(model)
-        probe = collectives.together(lambda: Probe(model, self._prompts, self._config, device=device), device)
+        probe = collectives.together(lambda: Probe(model, self.prompts, self._config, device=device), device)
         if self._readings:
             self._adopt_reference(probe, checkpoint.name)
         if self._adapter_is_first(step, checkpoint):
             with without_adapters(model):
-                self._read(probe, 0, f"{checkpoint.model} (without the adapter)")
-        self._read(probe, step, checkpoint.name)
+                self._read(model, probe, 0, f"{checkpoint.model} (without the adapter)")
+        self._read(model, probe, step, checkpoint.name)
         return probe.header(model)
 
-    def _read(self, probe: Probe, step: int, name: str) -> None:
-        before = len(self._readings) * len(self._prompts.ids)
-        probe.sampler.forward.on_progress = lambda share: self._show(before + share * len(self._prompts.ids))
-        self._readings.append(probe.read(step))
+    def _read(self, model: Any, probe: Probe, step: int, name: str) -> None:
+        before, prompts = len(self._readings) * self._texts, len(self.prompts.ids)
+        gradients = None
+        if self._gradients is not None:
+            self._gradients.on_progress = lambda share: self._show(before + share * (self._texts - prompts))
+            gradients = self._gradients.read(model, probe.sampler.parts, probe.sampler.device)
+        before += self._texts - prompts
+        probe.sampler.forward.on_progress = lambda share: self._show(before + share * prompts)
+        self._readings.append(probe.read(step, gradients))
         assert probe.now is not None
         self._names[step], self._samples[step] = name, probe.now
 
@@ -123,11 +139,11 @@ class CheckpointReader:
         return not self._readings and step > 0 and bool(checkpoint.adapter)
 
     def _progress(self) -> Any:
-        """A bar of prompts on stderr if that is a terminal. The first rank shows it, as if all kept its pace."""
+        """A bar of what is read on stderr if that is a terminal. The first rank shows it, as if all kept its pace."""
         step, first = next(iter(self._plan.items()))
         readings = len(self._plan) + self._adapter_is_first(step, first)
-        total = readings * len(self._prompts.ids)
-        return tqdm(total=total, unit="prompt", leave=False, disable=True if collectives.rank() else None)
+        unit = "prompt" if self._gradients is None else "text"  # the prompts, and the answers of the pairs
+        return tqdm(total=readings * self._texts, unit=unit, leave=False, disable=True if collectives.rank() else None)
 
     def _show(self, prompts: float) -> None:
         self._bar.update(round(prompts) - self._bar.n)  # goes back where memory ran out and a pass begins again
@@ -136,8 +152,10 @@ class CheckpointReader:
 # --- prompts ----------------------------------------------------------------------------------------------------------
 
 
-def _collect(plan: Plan, source: Any, config: SpinalConfig) -> PromptSet:
-    """The prompts as token ids of the last checkpoint, the one that was aligned; all must read them alike."""
+def _collect(
+    plan: Plan, source: Any, config: SpinalConfig, pairs: Pairs | None = None
+) -> tuple[PromptSet, Answers | None]:
+    """Prompts and pairs as token ids of the last checkpoint, the one that was aligned; all must read them alike."""
     *_, last = plan.values()
     tokenizers = {c.name: t for c in plan.values() if (t := c.tokenizer()) is not None}
     if not tokenizers:
@@ -150,7 +168,11 @@ def _collect(plan: Plan, source: Any, config: SpinalConfig) -> PromptSet:
         source = shipped(tokenizers[name])
     elif isinstance(source, str | Path):
         source = load_prompts(source)
-    return PromptSet.collect(source, tokenizers[name], config)
+    prompts = PromptSet.collect(source, tokenizers[name], config)
+    if pairs is None:
+        return prompts, None
+    rows = load_prompts(pairs.source) if isinstance(pairs.source, str | Path) else pairs.source
+    return prompts, Answers.collect(rows, tokenizers[name], pairs.count, config.max_prompt_tokens, config.seed)
 
 
 def _check_vocabularies(tokenizers: dict[str, Any], name: str) -> None:
@@ -162,8 +184,8 @@ def _check_vocabularies(tokenizers: dict[str, Any], name: str) -> None:
             raise ValueError(f"{name} and {other} have different tokenizers: their layers cannot be compared")
 
 
-def _check_embeddings(model: Any, prompts: PromptSet, name: str) -> None:
-    highest, rows = max(map(max, prompts.ids)), model.get_input_embeddings().num_embeddings
+def _check_embeddings(model: Any, ids: list[list[int]], name: str) -> None:
+    highest, rows = max(map(max, ids)), model.get_input_embeddings().num_embeddings
     if highest >= rows:
         raise ValueError(
             f"{name} has only {rows} embeddings, but the other model's tokenizer or chat template uses token {highest}:"

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..records import Alert, Reading, null_for_nan
+from ..report.labels import path
 from ..report.text import alert_line, lines
 from ..traces import Trace, import_pandas
+from . import tables
+from .effects import Effects
 
 LEVEL = 0.05  # chance of any false "significant" among all layers of a comparison
-CURVES = {"alpha": "contraction (alpha)", "transport": "transport (rad)"}
 
 
 @dataclass(frozen=True)
@@ -91,15 +93,12 @@ class Changes:
         rows = [_row("alpha", a) | _row("transport", t) for a, t in zip(self.alpha, self.transport, strict=True)]
         return pandas.DataFrame(rows, index=pandas.RangeIndex(1, len(rows) + 1, name="layer"))
 
-    def table(self) -> str:
-        """Text, by layer: each curve before and after, and its change ± standard error; `*` marks significant ones."""
-        head = f"{'before':>9}{'after':>9}{'change':>9} ± {'se':7}"
-        lines = [" " * 9 + "".join(f"{name:^37}" for name in CURVES.values()), f"{'layer':>9}{head}{head}"]
-        both = zip(self.alpha, self.transport, strict=True)
-        rows = [(str(layer), a, t) for layer, (a, t) in enumerate(both, start=1)]
-        rows.append(("late mean", self.late["alpha"], self.late["transport"]))
-        lines += [f"{name:>9}{_cells(a)}{_cells(t)}" for name, a, t in rows]
-        return "\n".join(line.rstrip() for line in lines)
+    def table(self, entropies: tuple[list[float], list[float]] = ([], [])) -> str:
+        """Text, by layer: each curve before and after, and its change ± standard error; `*` marks significant ones.
+
+        `entropies`: of each layer's next-token distribution before and after, nats; empty: no columns for them.
+        """
+        return tables.changes(self, entropies)
 
     def where(self) -> str:
         """Where the change is, in a sentence."""
@@ -151,12 +150,14 @@ class Audit:
         names: the checkpoint of each reading.
         changes: what changed from the first reading to each later one.
         turns: of a run: the turning points of its late means.
+        effects: for each of `changes`, whether it is more than a change that matters.
     """
 
     trace: Trace
     names: list[str]
     changes: list[Changes] = field(default_factory=list)
     turns: list[TurningPoint] = field(default_factory=list)
+    effects: list[Effects] = field(default_factory=list)
 
     @property
     def readings(self) -> list[Reading]:
@@ -168,13 +169,20 @@ class Audit:
 
     @property
     def score(self) -> float:
-        """SPINAL score of the last checkpoint against the first: `delta_align + coherence`.
+        """SPINAL score of the last checkpoint against the first; NaN without a base.
 
-        The third term, gradient concentration, exists only during training. So a reading's own `score`, which has all
-        three terms, is NaN here. This one is NaN without a base.
+        Without preference pairs there is no gradient concentration: it is then `delta_align + coherence` alone, while
+        the reading's own `score`, which has all three terms, is NaN.
         """
         last = self.readings[-1]
-        return last.delta_align + last.coherence if self.changes else math.nan
+        if not self.changes:
+            return math.nan
+        return last.score if self.trace.header.pairs else last.delta_align + last.coherence
+
+    @property
+    def verdict(self) -> str:
+        """Of the last checkpoint against the first: "changed", "negligible" or "insufficient evidence"; "" if alone."""
+        return self.effects[-1].verdict if self.effects else ""
 
     def to_pandas(self) -> Any:
         """A row for each reading (`Trace.to_pandas`); `audit.changes[-1].to_pandas()` has one for each layer."""
@@ -182,6 +190,7 @@ class Audit:
 
     def to_json(self) -> dict[str, Any]:
         more = {"names": self.names, "changes": [c.to_json() for c in self.changes], "score": self.score}
+        more |= {"verdict": self.verdict, "effects": [effects.to_json() for effects in self.effects]}
         return self.trace.to_json() | null_for_nan(
             more | {"turns": [dataclasses.asdict(point) for point in self.turns]}
         )
@@ -193,41 +202,56 @@ class Audit:
         header, last = self.trace.header, self.readings[-1]
         about = f"{header.layers} layers, late window {header.window[0]}-{header.window[1]}, {header.prompts} prompts"
         if not self.changes:
-            return f"{self.names[0]}: {about}\n\n{_levels(last)}\n\ncoherence {last.coherence:.3f}; no base, no score"
+            terms = f"coherence {last.coherence:.3f}{self._gradients()}"
+            return f"{self.names[0]}: {about}\n\n{tables.levels(last)}\n\n{terms}; no base, no score"
         text = [f"{self.names[-1]} against {self.names[0]}: {about}", ""]
         if len(self.readings) > 2:
             text += [lines(self.trace.header, self.readings), *map(alert_line, self.alerts), *map(str, self.turns), ""]
-        text += [self.changes[-1].table(), "", self.changes[-1].where()]
-        text += [f"{_moved(last.displacement)}; {last.localization:.3f} of the change lies in the late window"]
-        text += [f"SPINAL score {self.score:.3f} = delta_align {last.delta_align:.3f} + coherence {last.coherence:.3f}"]
-        text += ["(gradient concentration, the third term, exists only during training)"]
+        entropies = self.readings[0].layer_entropy, last.layer_entropy
+        text += [self.changes[-1].table(entropies), "", self.changes[-1].where(), "", str(self.effects[-1]), ""]
+        text += [*path(dataclasses.asdict(last)), f"{last.localization:.3f} of the change lies in the late window"]
+        terms = f"delta_align {last.delta_align:.3f} + coherence {last.coherence:.3f}{self._gradients()}"
+        text += [f"SPINAL score {self.score:.3f} = {terms}"]
+        if not self.trace.header.pairs:
+            text += ["(gradient concentration, the third term, needs preference pairs: --pairs)"]
         return "\n".join(text)
+
+    def _gradients(self) -> str:
+        share = self.readings[-1].gradient_concentration
+        return f" + gradient concentration {share:.3f}" if self.trace.header.pairs else ""
 
 
 @dataclass(frozen=True)
 class Comparison:
     """What `compare` found: the changes from `a` to `b`.
 
-    `displacement` is the mean Fisher-Rao distance between their final next-token distributions, radians; NaN for two
-    traces, which do not hold these distributions.
+    Attributes:
+        a, b: names.
+        changes: layer by layer.
+        effects: whether the late means and the displacement changed by more than what matters.
+        displacement: mean Fisher-Rao distance between their final next-token distributions, radians; NaN for two
+            traces, which do not hold these distributions.
     """
 
     a: str
     b: str
     changes: Changes
+    effects: Effects
     displacement: float = math.nan
 
     @property
+    def verdict(self) -> str:
+        """ "changed", "negligible" or "insufficient evidence" (`Effects.verdict`)."""
+        return self.effects.verdict
+
+    @property
     def different(self) -> bool:
-        """True if any layer or either late mean changed significantly."""
+        """True if any layer or either late mean changed significantly, however little (`verdict` asks how much)."""
         return bool(self.changes.layers) or any(change.significant for change in self.changes.late.values())
 
     def __str__(self) -> str:
-        verdict = "different" if self.different else "no difference in the depth trace"
         text = [f"before: {self.a}", f"after:  {self.b}", "", self.changes.table(), ""]
-        text += [f"{verdict}: {self.changes.where()}"]
-        text += [] if math.isnan(self.displacement) else [_moved(self.displacement)]
-        return "\n".join(text)
+        return "\n".join([*text, self.changes.where(), "", str(self.effects)])
 
     def to_pandas(self) -> Any:
         """A row for each layer, as `Changes.to_pandas`."""
@@ -235,42 +259,12 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         about = {"a": self.a, "b": self.b, "different": self.different, "displacement": self.displacement}
-        return {**null_for_nan(about), "changes": self.changes.to_json()}
+        return {**null_for_nan(about), **self.effects.to_json(), "changes": self.changes.to_json()}
 
 
 def _row(curve: str, change: Change) -> dict[str, Any]:
     row = {f"{curve}_{name}": value for name, value in dataclasses.asdict(change).items()}
     return row | {f"{curve}_significant": change.significant}
-
-
-def _cells(c: Change) -> str:
-    if math.isnan(c.change):
-        return f"{'-':>9}{'-':>9}{'-':>9}{'':10}"
-    return f"{c.before:9.3f}{c.after:9.3f}{c.change:+9.3f} ± {_error(c.se)}{' *' if c.significant else '  '}"
-
-
-def _error(se: float) -> str:
-    return f"{'-':5}" if math.isnan(se) else f"{se:.3f}"
-
-
-def _levels(reading: Reading) -> str:
-    """A single reading by layer: contraction ± error of its fit, transport ± error of its mean."""
-    lines = [f"{'layer':>9}" + "".join(f"{name:>22} ± {'se':6}" for name in CURVES.values())]
-    steps = [(math.nan, math.nan), *zip(reading.transport, reading.transport_se, strict=True)]
-    alphas = zip(reading.alpha, reading.alpha_se, strict=True)
-    for layer, pairs in enumerate(zip(alphas, steps, strict=True), start=1):
-        lines.append(f"{layer:>9}" + "".join(_level(*pair) for pair in pairs))
-    late = reading.late
-    lines.append(f"{'late mean':>9}{late['alpha']:>22.3f}{'':9}{late['transport']:>22.3f}")
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def _level(value: float, error: float) -> str:
-    return f"{'-':>22}{'':9}" if math.isnan(value) else f"{value:>22.3f} ± {error:<6.3f}"
-
-
-def _moved(displacement: float) -> str:
-    return f"final next-token distribution moved by {displacement:.3f} rad"
 
 
 def _signed(change: Change) -> str:

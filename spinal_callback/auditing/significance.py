@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..probe import measures
 from ..probe.sample import Sample
+from .equivalence import Estimate
 from .p_values import Array, change_rows, holm, outermost, p_values
 from .results import LEVEL, Change, Changes, Place, TurningPoint
 
@@ -57,13 +58,27 @@ def _layers(before: Sample, after: Sample) -> tuple[Array, Array, Array, Array]:
     return value, error, freedom, np.concatenate([_numbers(left_out), empty, _numbers(deleted)], axis=1)
 
 
+def estimates(before: Sample, after: Sample, window: tuple[int, int]) -> dict[str, Estimate]:
+    """The changes that a verdict is about, by their names in `effects.AT_LEAST`.
+
+    `before` is the sample that `after` has its displacement from.
+    """
+    left_out = _late_deleted(after, window) - _late_deleted(before, window)
+    (a0, t0), (a1, t1) = (_late_means(s, window) for s in (before, after))
+    change = {"contraction": a1 - a0, "transport": float((t1 - t0).mean())}
+    error = {"contraction": measures.jackknife_error(left_out), "transport": measures.standard_error(t1 - t0)}
+    change["displacement"] = float(after.displacement.mean())
+    error["displacement"] = measures.standard_error(after.displacement)
+    freedom = {"contraction": len(left_out) - 1}
+    return {name: Estimate(change[name], float(error[name]), freedom.get(name, len(t1) - 1)) for name in change}
+
+
 def _late(before: Sample, after: Sample, window: tuple[int, int]) -> dict[str, Change]:
     """Changes of the two late means, with Holm over these two tests."""
-    (a0, t0), (a1, t1) = (_late_means(s, window) for s in (before, after))
-    left_out, moved = _late_deleted(after, window) - _late_deleted(before, window), t1 - t0
-    error = np.array([float(measures.jackknife_error(left_out)), float(measures.standard_error(moved))])
-    levels = np.array([a0, float(t0.mean())]), np.array([a1, float(t1.mean())])
-    freedom = np.array([len(left_out) - 1, len(moved) - 1])
+    found = estimates(before, after, window)
+    alpha, transport = found["contraction"], found["transport"]
+    levels = np.array([[a, float(t.mean())] for a, t in (_late_means(s, window) for s in (before, after))])
+    error, freedom = np.array([alpha.se, transport.se]), np.array([alpha.freedom, transport.freedom])
     p = holm(p_values(levels[1] - levels[0], error, freedom))
     return dict(zip(("alpha", "transport"), change_rows(levels[0], levels[1], error, freedom, p), strict=True))
 

@@ -15,8 +15,9 @@ FINE, FOUND, WRONG, INTERRUPTED, NO_READER = 0, 1, 2, 130, 141  # the last two a
 EXIT_CODES = """\
 exit codes:
   0    fine
-  1    show, replay, audit: there are alerts; compare: there is a difference
+  1    show, replay, audit of a run: there are alerts; compare, audit --base: changed by more than --at-least
   2    wrong use, or input that cannot be read: one line on stderr says why
+  3    compare, audit --base: these prompts cannot say whether it changed; more might
   130  interrupted (Ctrl-C)
   141  the reader of the output has gone (spinal show RUN | head)"""
 

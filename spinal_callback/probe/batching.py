@@ -43,6 +43,19 @@ def shares(tokens: list[int], ranks: int) -> list[list[int]]:
     return parts
 
 
+def cut_by(share: list[int], sizes: list[int], most: float) -> list[list[int]]:
+    """A share of the prompts in pieces whose sizes add up to `most` at most, at least one; in its order."""
+    pieces: list[list[int]] = [[]]
+    filled = 0
+    for i in share:
+        if pieces[-1] and filled + sizes[i] > most:
+            pieces.append([])
+            filled = 0
+        pieces[-1].append(i)
+        filled += sizes[i]
+    return pieces
+
+
 def batches(share: list[int], tokens: list[int], budget: int, batch_cost: float = BATCH_COST) -> list[list[int]]:
     """The split of a share into batches, longest prompts first, for which padding and batches together cost least.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from transformers import DynamicCache
 
 from ..distributed import collectives
 from ..distributed.sharding import Backend
-from .batching import BATCH_COST, batches, common_prefix, shares
+from .batching import BATCH_COST, batches, common_prefix, cut_by, shares
 from .hooks import kept_states, stack_states, surviving
 from .model_parts import ReadableModel
 from .precision import autocast_to, rounding
@@ -36,6 +36,7 @@ class Forward:
         backend: what keeps the model's weights.
         device: where inputs go and ranks talk.
         kept: the layers whose hidden states are kept; None: all.
+        everywhere: keep every token of the prompts; otherwise their last one, or those that predict the answer.
 
     Attributes:
         counts: `[N]` positions kept of each prompt.
@@ -49,12 +50,13 @@ class Forward:
         prompts: PromptSet,
         backend: Backend,
         device: torch.device,
+        everywhere: bool = False,
         kept: list[nn.Module] | None = None,
     ) -> None:
         self._model, self._ids, self._backend, self._device = model, prompts.ids, backend, device
         self._kept = model.layers if kept is None else kept
-        self.counts = torch.tensor([max(n, 1) for n in prompts.answers])
-        ends = [len(ids) - min(n, 1) for ids, n in zip(prompts.ids, prompts.answers, strict=True)]
+        self.counts = torch.tensor([len(ids) if everywhere else max(n, 1) for ids, n in _texts(prompts)])
+        ends = [len(ids) - min(n, 1) for ids, n in _texts(prompts)]
         # of each prompt, the first position that is kept
         self._first_position = [end - int(n) for end, n in zip(ends, self.counts, strict=True)]
         self._shortest = min(range(len(self._ids)), key=lambda i: len(self._ids[i]))
@@ -120,6 +122,14 @@ class Forward:
         """Each rank's prompts, so that all have about as many tokens to run."""
         return shares(self._tokens, collectives.world_size())
 
+    def pieces(self, most: float) -> list[list[list[int]]]:
+        """The ranks' shares, cut into pieces of `most` kept positions a rank, or of one prompt that has more.
+
+        All ranks get as many pieces; the last ones may be empty.
+        """
+        cut = [cut_by(share, self.counts.tolist(), most) for share in self.shares()]
+        return [[parts[i] if i < len(parts) else [] for parts in cut] for i in range(max(map(len, cut)))]
+
     def plan(self, share: list[int], budget: int) -> list[Batch]:
         """The batches for a share of the prompts; `budget`: tokens of a batch at most, padding counted."""
         # gathering weights once more costs more than padding does
@@ -139,18 +149,21 @@ class Forward:
 
     # --- passes
 
-    def states(self, parts: list[list[int]], budget: int) -> Tensor:
-        """`[L, R, d]` of this rank's part of the prompts, in its order; `budget`: tokens of a batch at most."""
+    def states(self, parts: list[list[int]], budget: int, before: int = 0, in_all: int = 0) -> Tensor:
+        """`[L, R, d]` of this rank's part of the prompts, in its order; `budget`: tokens of a batch at most.
+
+        `before`, `in_all`: for `on_progress`, how many of its prompts this rank has run before, and of how many.
+        """
         share = parts[collectives.rank()]
         plan, own = self._plan_of_rank(parts, budget)
         inputs = collectives.together(lambda: [self._inputs(batch) for batch in plan], self._device)
         cache = self._run_prefix(self.shared_prefix) if any(batch.skip for batch in plan) else None
-        kept, done = [], 0
+        kept, done = [], before
         with surviving(self._model.layers, self._backend, self._model.returns_tuple):
             for batch, given in zip(plan, inputs, strict=True):
                 kept.append(self._run(*given, cache if batch.skip else None))
                 done += len(batch.prompts)
-                self.on_progress(min(done / max(len(share), 1), 1.0))
+                self.on_progress(min(done / max(in_all, len(share), 1), 1.0))
         whole = [stack_states(states) for states in kept]  # not before all have run: it may raise
         rows: dict[int, Tensor] = {}
         for batch, states in zip(plan[:own], whole, strict=False):
@@ -183,6 +196,10 @@ class Forward:
 
     def _states(self, batch: Batch, cache: DynamicCache | None = None) -> Tensor:
         return stack_states(self._run(*self._inputs(batch), cache))
+
+
+def _texts(prompts: PromptSet) -> Iterable[tuple[list[int], int]]:
+    return zip(prompts.ids, prompts.answers, strict=True)
 
 
 def within_rounding(states: Tensor, others: Tensor, tolerance: float) -> bool:

@@ -7,11 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from ..config import SpinalConfig
+from ..config import JACKKNIFE_GROUPS, SPREAD_FROM, SpinalConfig
 from .contraction import deleted_exponents, effective_rank, gram, spectrum, tail_exponent
-
-JACKKNIFE_GROUPS = 8
-SPREAD_FROM = 4  # fits from which on their spread is the error: with fewer, Student's t is wider than jackknifing
 
 
 class GroupedFit:

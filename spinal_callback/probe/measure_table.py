@@ -83,6 +83,15 @@ def _concentration(view: View) -> float:
     return measures.gradient_concentration(view.gradients, view.window)
 
 
+def _greatest(view: View) -> dict[str, float]:
+    depth = len(view.now.alpha)
+    moved = (view.now.transport - view.reference.transport).mean(-1)
+    return {
+        "alpha": measures.greatest_change(view.now.alpha - view.reference.alpha, depth),
+        "transport": measures.greatest_change(moved, depth),
+    }
+
+
 # A field of Reading, and how it is computed from a view. A new measure is a row here.
 MEASURES: dict[str, Callable[[View], Any]] = {
     "alpha": lambda view: view.now.alpha.tolist(),
@@ -102,6 +111,9 @@ MEASURES: dict[str, Callable[[View], Any]] = {
     "gradient_concentration": _concentration,
     "delta_align": _delta_align,
     "score": lambda view: measures.score(_delta_align(view), _coherence(view), _concentration(view)),
+    "length": lambda view: measures.path_length(view.now.transport.mean(-1), view.window),
+    "greatest": _greatest,
+    "layer_entropy": lambda view: view.now.entropies.mean(-1).tolist(),
     "nonfinite": lambda view: int(view.now.nonfinite),
     "chosen_nll": lambda view: float(_answers(view)["nll"].mean()),
     "margin": lambda view: float(_answers(view)["margin"].mean()),

@@ -61,6 +61,23 @@ def localization(alpha_change: Tensor, transport_change: Tensor, window: tuple[i
     return float(torch.stack(shares).mean())
 
 
+def path_length(transport: Tensor, window: tuple[int, int]) -> dict[str, float]:
+    """Length of the path of next-token distributions over depth, radians: `[L - 1] -> {"late", "whole"}`. Ours.
+
+    The sum of transport over the steps that end in W, and over all.
+    """
+    return {"late": float(late(transport, window, len(transport) + 1).sum()), "whole": float(transport.sum())}
+
+
+def greatest_change(change: Tensor, depth: int) -> float:
+    """The layer, from 1, of the largest |change| of a curve: `[depth]` or `[depth - 1] -> layer`. Ours.
+
+    A transport step counts for the layer at which it ends. NaN if nothing changed, or nothing is known.
+    """
+    size = change.abs().nan_to_num(nan=0.0)
+    return float(size.argmax() + 1 + depth - len(size)) if (size > 0).any() else math.nan
+
+
 def gradient_concentration(squared_norms: Tensor, window: tuple[int, int]) -> float:
     """Share of the decoder layers' squared gradient norm that lies in W, in [0, 1]: `[L] -> float`. NaN without one."""
     return float(late(squared_norms, window, squared_norms.shape[0]).sum() / squared_norms.sum())

@@ -72,7 +72,7 @@ def collect(
     found: list[Pair] = []
     ids: dict[tuple[int, ...], int] = {}  # each prompt once: a repeated one would only lower the rank of the states
     with random_states_kept(), state_kept([] if isinstance(source, list | tuple) else reachable(source)):
-        for place, row in _rows(source, seed):
+        for place, row in rows_of(source, seed):
             try:
                 read = read_row(row, tokenizer)
             except ValueError as error:
@@ -90,11 +90,16 @@ def collect(
     return PromptSet([list(k) for k in ids], list(ids.values()), found)
 
 
-def _rows(source: Any, seed: int) -> Iterator[tuple[int, Any]]:
+def rows_of(source: Any, seed: int, name: str = "prompts") -> Iterator[tuple[int, Any]]:
+    """The rows of `source` with their places: a list's in order, a data set's by `seed`, an iterable's first ones.
+
+    Raises:
+        ValueError: something else, which the message calls `name`.
+    """
     if isinstance(source, str):
-        raise ValueError(f"prompts must be a list of prompts, got the single string {source[:40]!r}: write [prompt]")
+        raise ValueError(f"{name} must be a list of {name}, got the single string {source[:40]!r}: write [{name[:-1]}]")
     if isinstance(source, dict):  # a DatasetDict is one
-        raise ValueError(f"prompts must be a list or one data set, got a dictionary of {', '.join(map(repr, source))}")
+        raise ValueError(f"{name} must be a list or one data set, got a dictionary of {', '.join(map(repr, source))}")
     if isinstance(source, list | tuple):
         return enumerate(source)
     if _has_places(source):
@@ -103,7 +108,7 @@ def _rows(source: Any, seed: int) -> Iterator[tuple[int, Any]]:
         return ((i, source[i]) for i in order)
     if isinstance(source, Iterable):
         return enumerate(itertools.islice(source, 10_000))
-    raise ValueError(f"prompts must be a list or a data set, got {type(source).__name__}")
+    raise ValueError(f"{name} must be a list or a data set, got {type(source).__name__}")
 
 
 def check_restart(stream: Any, tokenizer: Any) -> None:

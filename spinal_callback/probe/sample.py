@@ -25,8 +25,9 @@ class Sample:
         transport: `[L - 1, N]`, radians.
         displacement: `[N]`, radians from the reference's final distribution; 0 without a reference.
         entropy: `[N]`, nats.
-        logits: `[N, V]` final logits at the first kept position of each prompt, float32; empty unless kept.
+        logits: `[N, V]` final logits at the last token of each prompt, float32; empty unless kept.
         nonfinite: `[]` how many kept activations and final logits are NaN or Inf.
+        entropies: `[L, N]`, nats, of every layer; empty unless read, as in a file of an earlier version.
         groups: `[N]` the group of each prompt, 0..G-1, that `deleted` leaves it out with; empty in a file of an earlier
             version.
         answers: `[2, M]` log-likelihood of the chosen and of the rejected answer of M pairs, nats; M may be 0.
@@ -43,6 +44,7 @@ class Sample:
     entropy: Tensor
     logits: Tensor
     nonfinite: Tensor
+    entropies: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.float64))
     groups: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     answers: Tensor = field(default_factory=lambda: torch.zeros(2, 0, dtype=torch.float64))
     answer_tokens: Tensor = field(default_factory=lambda: torch.zeros(2, 0, dtype=torch.long))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -28,6 +29,7 @@ BATCH_TOKENS = 4096  # padded tokens of one forward pass
 LOGITS_BLOCK = 1 << 21  # logits held at a time: 8 MiB of float32; fewer make narrow products, which are slow
 GPU_LOGITS_BLOCK = 1 << 26  # at most, on a GPU: 256 MiB of float32
 STATES_LIMIT = 2 << 30  # bytes of kept hidden states, all layers
+PIECE_LIMIT = 1 << 28  # bytes of hidden states held at a time where every token is read: 256 MiB
 SPECTRA_BLOCK = 1 << 22  # entries of hidden states decomposed at a time (32 MiB of float64)
 
 
@@ -59,16 +61,20 @@ class Sampler:
         config.late_window(len(found.layers))
         tokens = min(prompts.ids, key=len)[:CHECKED_TOKENS]
         self.parts = check_lens(model, found, tokens, self.backend, self.device, autocast)
-        self.forward = Forward(self.parts, prompts, self.backend, self.device)
+        self._everywhere = config.position == "prompt"
+        self.forward = Forward(self.parts, prompts, self.backend, self.device, self._everywhere)
+        self._counts = self.forward.counts  # rows of each prompt that the lens reads
+        # rows of each prompt that spectra are of, and the one of its last token
+        self._fitted = torch.ones_like(self._counts) if self._everywhere else self._counts
+        self._last_token = self._counts - 1 if self._everywhere else torch.zeros_like(self._counts)
+        self._fit = GroupedFit(self._fitted, config, self.parts.width)
+        self._bytes_a_row = self.parts.width * len(self.parts.layers) * next(model.parameters()).element_size()
+        self._check_size()
         self.answers = AnswerReader(self.parts, prompts.pairs, self.backend, self.device) if prompts.pairs else None
-        self._counts = self.forward.counts  # kept rows of each prompt
-        self._first_row = self._counts.cumsum(0) - self._counts  # of each prompt
-        self._fit = GroupedFit(self._counts, config, self.parts.width)
-        self._check_size(next(model.parameters()).element_size())
 
-    def _check_size(self, bytes_each: int) -> None:
-        rows, prompts = int(self._counts.sum()), len(self._counts)
-        size = rows * self.parts.width * len(self.parts.layers) * bytes_each
+    def _check_size(self) -> None:
+        rows, prompts = int(self._fitted.sum()), len(self._counts)
+        size = rows * self._bytes_a_row
         if size > STATES_LIMIT:
             raise ValueError(
                 f"position={self._config.position!r} with num_prompts={prompts} keeps {rows} hidden states a layer,"
@@ -79,13 +85,16 @@ class Sampler:
         """One pass. Without a `reference` the final logits are kept, so that the sample can be one. A collective."""
         with undisturbed(self._model, self.backend):
             self.forward.share_prefix()
-            parts = self.forward.shares()
-            own = parts[collectives.rank()]
-            states = self._halving("tokens", lambda: self.forward.states(parts, self.at_a_time["tokens"]))
-            with self.backend.whole(self.parts.norm, self.parts.head):
-                read = self._halving("logits", lambda: self.read_lens(states, own, reference))
+            most = max(PIECE_LIMIT / self._bytes_a_row, 1) if self._everywhere else math.inf
+            pieces = self.forward.pieces(most)
+            own = [i for parts in pieces for i in parts[collectives.rank()]]
+            read: list[dict[str, Tensor]] = []
+            done = 0
+            for parts in pieces:
+                read.append(self._read_piece(parts, reference, (done, len(own))))
+                done += len(parts[collectives.rank()])
             answers = {} if self.answers is None else self._read_answers(self.answers)
-        whole = collectives.summed_together(lambda: self._spread_over_prompts(states, own, read), self.device)
+        whole = collectives.summed_together(lambda: self._spread_over_prompts(own, read), self.device)
         hidden = whole.pop("hidden")
         whole |= collectives.summed_together(lambda: self.read_spectra(hidden), self.device)
         whole = {name: x.cpu() for name, x in whole.items()}
@@ -127,13 +136,30 @@ class Sampler:
             collectives.release_memory()  # what the failed try has left reserved
             self.at_a_time[what] //= 2
 
-    def _spread_over_prompts(self, states: Tensor, own: list[int], read: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _read_piece(
+        self, parts: list[list[int]], reference: Sample | None, progress: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        """What one pass over some of the prompts gives: `read_lens`, and `hidden`, the rows that spectra are of.
+
+        `progress`: how many of its prompts this rank has run before, and of how many.
+        """
+        own = parts[collectives.rank()]
+        states = self._halving("tokens", lambda: self.forward.states(parts, self.at_a_time["tokens"], *progress))
+        with self.backend.whole(self.parts.norm, self.parts.head):
+            read = self._halving("logits", lambda: self.read_lens(states, own, reference))
+        hidden = states[:, self._counts[own].cumsum(0).to(states.device) - 1] if self._everywhere else states
+        return read | {"nonfinite": (~states.isfinite()).sum() + read["nonfinite"], "hidden": hidden}
+
+    def _spread_over_prompts(self, own: list[int], read: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """What this rank has of its prompts `own`, in zeros for all prompts: the sum over ranks is whole."""
         numbers = torch.tensor(own, dtype=torch.long)  # empty where there are more ranks than prompts
-        rows = [self._first_row[i] + torch.arange(int(self._counts[i])) for i in own]
-        nonfinite = (~states.isfinite()).sum() + read.pop("nonfinite")
-        whole = {name: _spread(x, numbers, len(self._counts), dim=-1) for name, x in read.items()}
-        hidden = _spread(states, torch.cat(rows or [numbers]), int(self._counts.sum()), dim=1)
+        nonfinite = torch.stack([piece.pop("nonfinite") for piece in read]).sum()
+        states = torch.cat([piece.pop("hidden") for piece in read], dim=1)
+        first = self._fitted.cumsum(0) - self._fitted
+        rows = [first[i] + torch.arange(int(self._fitted[i])) for i in own]
+        hidden = _spread(states, torch.cat(rows or [numbers]), int(self._fitted.sum()), dim=1)
+        joined = {name: torch.cat([piece[name] for piece in read], dim=-1) for name in read[0]}
+        whole = {name: _spread(x, numbers, len(self._counts), dim=-1) for name, x in joined.items()}
         return whole | {"nonfinite": nonfinite, "hidden": hidden}
 
     # --- what the lens reads
@@ -142,33 +168,34 @@ class Sampler:
         """From hidden states `[L, R, d]` of the prompts `own`, n of them.
 
         Returns:
-            `transport [L - 1, n]`, `displacement [n]`, `entropy [n]`, `logits [V, n]` (`[0, n]` with a reference) and
+            `transport [L - 1, n]`, `displacement [n]`, `entropy [n]`, `entropies [L, n]` (`[0, n]` if they are not to
+            be read), `logits [V, n]` (`[0, n]` with a reference) and
             `nonfinite []`, of the final logits alone.
         """
         numbers = torch.tensor(own, dtype=torch.long)
         counts = self._counts[numbers]
         owner = torch.arange(len(own)).repeat_interleave(counts)
-        first = counts.cumsum(0) - counts
+        last = counts.cumsum(0) - counts + self._last_token[numbers]  # the row of each prompt's last token
         blocks = []
         for rows in row_blocks(self.parts, states, self.at_a_time["logits"]):
-            firsts = first[(first >= rows.start) & (first < rows.stop)]
-            whose = numbers[owner[firsts]]
-            blocks.append(self._read_block(states[:, rows], firsts - rows.start, whose, reference))
+            here = last[(last >= rows.start) & (last < rows.stop)]
+            whose = numbers[owner[here]]
+            blocks.append(self._read_block(states[:, rows], here - rows.start, whose, reference))
         read = {name: torch.cat([block[name] for block in blocks], dim=-1) for name in blocks[0]}
-        for name in ("transport", "entropy"):  # from rows to prompts
+        for name in ("transport", "entropy", "entropies"):  # from rows to prompts
             mean = read[name].new_zeros(*read[name].shape[:-1], len(own))
             read[name] = mean.index_add_(-1, owner.to(mean.device), read[name]) / counts.to(mean.device)
         return {**read, "nonfinite": read["nonfinite"].sum()}
 
-    def _read_block(self, states: Tensor, firsts: Tensor, whose: Tensor, reference: Sample | None) -> dict[str, Tensor]:
-        """The same for a block of rows. `firsts`: those that begin a prompt; `whose`: the numbers of these prompts."""
-        path, moved = FisherRaoStream(), FisherRaoStream()
+    def _read_block(self, states: Tensor, last: Tensor, whose: Tensor, reference: Sample | None) -> dict[str, Tensor]:
+        """The same for a block of rows. `last`: those of a prompt's last token; `whose`: these prompts' numbers."""
+        path, moved = FisherRaoStream(0 if self._config.layer_entropy else -1), FisherRaoStream()
         best = TopTokens(self._config.top_k) if self._config.top_k else None
         bad, logits = torch.zeros(1, dtype=torch.long, device=states.device), []
         for cols, z in lens_chunks(self.parts, states, self.at_a_time["logits"]):
             path.update(z)
             bad = bad + (~z[-1].isfinite()).sum().to(bad.device)
-            final = z[-1, firsts.to(z.device)]
+            final = z[-1, last.to(z.device)]
             if reference is None:
                 logits.append(final.T)
             else:
@@ -176,12 +203,13 @@ class Sampler:
             if best is not None:
                 best.update(z, cols.start)
         transport = path.distances() if best is None else self._over_top(states, best.union(cols.stop))
-        still = torch.zeros(len(firsts), dtype=torch.float64, device=transport.device)
+        still = torch.zeros(len(last), dtype=torch.float64, device=transport.device)
         return {
             "transport": transport,
             "entropy": path.entropy(),
+            "entropies": path.entropies()[: None if self._config.layer_entropy else 0],
             "displacement": still if reference is None else moved.distances()[0],
-            "logits": torch.cat(logits) if reference is None else transport.new_zeros(0, len(firsts)),
+            "logits": torch.cat(logits) if reference is None else transport.new_zeros(0, len(last)),
             "nonfinite": bad,
         }
 

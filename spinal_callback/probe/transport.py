@@ -29,11 +29,12 @@ class FisherRaoStream:
     `BC = sum e_p e_q / sqrt(sum e_p^2 sum e_q^2)`, in logs `LSE((z_p + z_q)/2) - LSE(z_p)/2 - LSE(z_q)/2`.
     Rounding e moves the angle by no more than the rounding error; the sums are float64, since cos is flat at 0.
 
-    Call `update` once for each piece, then `distances`, and `entropy` of the distribution at index `entropy_of`.
+    Call `update` once for each piece, then `distances`, `entropy`, and `entropies` of the distributions from index
+    `entropies_from` on; by default of the last alone.
     """
 
-    def __init__(self, entropy_of: int = -1) -> None:
-        self._entropy_of = entropy_of
+    def __init__(self, entropies_from: int = -1) -> None:
+        self._entropies_from = entropies_from
         self._peak: Tensor | None = None  # [S, N] the largest logit so far, or near it: scales every sum
 
     def update(self, z: Tensor) -> None:
@@ -41,7 +42,8 @@ class FisherRaoStream:
         if self._peak is None:
             s, n, _ = z.shape
             zero = torch.zeros(s, n, dtype=torch.float64, device=z.device)
-            self._mass, self._cross, self._energy = zero, zero[:-1].clone(), zero[0].clone()
+            self._mass, self._cross = zero, zero[:-1].clone()
+            self._energy = zero[self._entropies_from :].clone()
             self._peak = self._raised(zero.to(z.dtype) - torch.inf, z)
         sums = self._sums(z)
         if not (sums[0] < math.exp(REACH)).all():  # seldom: the first piece's peak is as good as the highest
@@ -52,28 +54,28 @@ class FisherRaoStream:
         self._energy += sums[2]
 
     def _sums(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        mass, cross, energy = torch.empty_like(self._mass), torch.empty_like(self._cross), self._energy
-        final = self._entropy_of % z.shape[0]
+        mass, cross, energy = map(torch.empty_like, (self._mass, self._cross, self._energy))
+        begin = self._entropies_from % z.shape[0]
         root: Tensor | None = None
         for i in range(z.shape[0]):  # one distribution at a time: what a CPU's cache holds
             below, shifted = root, torch.add(self._half_peak[i], z[i], alpha=0.5)
-            if i == final:
+            if i >= begin:
                 rest = shifted.to(torch.float64, copy=True)  # exp_ below overwrites it
             root = shifted.exp_().double()
             torch.linalg.vecdot(root, root, out=mass[i])
             if below is not None:
                 torch.linalg.vecdot(below, root, out=cross[i - 1])
-            if i == final:
-                energy = torch.where(root > 0, root.square() * rest, 0.0).sum(-1) * 2
-        return mass, cross, energy
+            if i >= begin:  # 0 log 0 is 0: what is -inf must stay finite
+                torch.linalg.vecdot(root * root, rest.clamp_min_(-1e300), out=energy[i - begin])
+        return mass, cross, energy * 2
 
     def _raised(self, peak: Tensor, z: Tensor) -> Tensor:
         """The largest logits so far; rescales all sums by them. A piece of nothing but -inf leaves them as they are."""
         new = torch.maximum(peak, z.amax(-1).clamp_min(torch.finfo(z.dtype).min))
         down = (peak.double() - new.double()).clamp_min(-1e300)
         scale = down.exp()
-        final = self._entropy_of
-        self._energy = (self._energy + self._mass[final] * down[final]) * scale[final]
+        some = slice(self._entropies_from, None)
+        self._energy = (self._energy + self._mass[some] * down[some]) * scale[some]
         self._mass = self._mass * scale
         self._cross = self._cross * (scale[:-1] * scale[1:]).sqrt()
         self._half_peak = (new * -0.5)[..., None]
@@ -83,10 +85,14 @@ class FisherRaoStream:
         """Fisher-Rao distance from each distribution to the next, radians: `[S - 1, N]`, float64."""
         return fisher_rao(self._cross / (self._mass[:-1] * self._mass[1:]).sqrt())
 
-    def entropy(self) -> Tensor:
-        """Entropy of the distribution at `entropy_of`, nats: `[N]`, float64."""
-        mass = self._mass[self._entropy_of]
+    def entropies(self) -> Tensor:
+        """Entropy of each distribution from index `entropies_from` on, nats: `[.., N]`, float64."""
+        mass = self._mass[self._entropies_from :]
         return mass.log() - self._energy / mass
+
+    def entropy(self) -> Tensor:
+        """Entropy of the last distribution, nats: `[N]`, float64."""
+        return self.entropies()[-1]
 
 
 class TopTokens:

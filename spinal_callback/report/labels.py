@@ -58,6 +58,10 @@ NUMBERS = {
     "margin": Number("Margin gained by chosen answers", "nats", "answers", healthy="up"),
     "accuracy": Number("Pairs whose margin is positive", "share", "answers", healthy="up"),
     "localization": Number("Localization: late share", "", "policy"),
+    "length_late": Number("Length of the late path", "rad", "path", logged=False),
+    "length_whole": Number("Length of the whole path", "rad", "path", logged=False),
+    "greatest_alpha": Number("Layer of the greatest change of contraction", "", "path", logged=False),
+    "greatest_transport": Number("Layer of the greatest change of transport", "", "path", logged=False),
     "seconds": Number("Seconds per probe", "", "cost", logged=False),
     "overhead": Number("Overhead", "share of wall time", "cost"),
     "interval": Number("Steps until the next probe", "", "cost"),
@@ -91,10 +95,25 @@ def change(value: float | None, error: float | None) -> str:
     return f"{number(value, '+.3f')} ± {number(error)}"
 
 
+def path(reading: Mapping[str, Any]) -> list[str]:
+    """The length of a reading's path, and where it changed most, in words. `reading`: a `Reading` as JSON."""
+    length, layers = reading.get("length") or {}, reading.get("greatest") or {}
+    words = []
+    if length:
+        late, whole = (number(length.get(key)) for key in ("late", "whole"))
+        words.append(f"path length {late} rad in the late window, {whole} in all")
+    known = [f"of {CURVES[key].name} in layer {layers[key]:.0f}" for key in CURVES if _known(layers.get(key))]
+    return [*words, f"greatest change {', '.join(known)}"] if known else words
+
+
+def _known(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
 def why_missing(header: Mapping[str, Any]) -> dict[str, str]:
     """Field of a reading -> why no reading of this trace has a value for it. `header`: a `Header` as JSON."""
     if header["checkpoints"]:
-        lacking = "gradient concentration exists only during training"
+        lacking = "" if header.get("pairs") else "gradient concentration needs preference pairs (--pairs)"
     elif header["config"].get("gradients") is False:
         lacking = "gradients=False: gradient concentration was not measured"
     else:

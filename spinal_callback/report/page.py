@@ -101,6 +101,7 @@ def _verdict(name: str, run: Run, several: bool) -> str:
     ]
     if why := labels.why_missing(header).get("score"):
         about.insert(0, f"No SPINAL score: {why}.")
+    about[:0] = [_sentence_of(words) for words in labels.path(last)]
     title = f'<p class="run"><span class="swatch"></span>{escape(name)}</p>' if several else ""
     return (
         f'<article class="verdict {level}">{title}'
@@ -169,8 +170,12 @@ def _row(key: str, values: Sequence[Any]) -> str:
 # --- words -----------------------------------------------------------------------------------------------------------
 
 
+def _sentence_of(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:]}."
+
+
 def _sentence(text: str) -> str:
-    return escape(f"{text[:1].upper()}{text[1:]}.")
+    return escape(_sentence_of(text))
 
 
 def _change(delta: Mapping[str, Any], key: str) -> str:

@@ -39,6 +39,7 @@ def _run(name: str, run: Run) -> dict[str, Any]:
         **about,
         "steps": [reading["step"] for reading in readings],
         **{key: _rows(readings, key) for key in labels.CURVES},
+        "layer_entropy": _rows(readings, "layer_entropy"),
         **{f"{key}_se": _rows(readings, f"{key}_se", DIGITS_OF_ERRORS) for key in labels.CURVES},
         **{f"{key}_change_se": _rows(readings, f"{key}_change_se", DIGITS_OF_ERRORS) for key in labels.CURVES},
         "series": _series(header["window"], readings),
@@ -59,6 +60,9 @@ def _series(window: Sequence[int], readings: Sequence[Mapping[str, Any]]) -> dic
         columns[f"late_{key}"] = [reading["late"].get(key) for reading in readings]
         columns[f"delta_{key}"] = [reading["delta"].get(key) for reading in readings]
         columns[f"delta_{key}_se"] = [reading["delta"].get(f"{key}_se") for reading in readings]
+    for column in labels.of_part("path"):
+        field, key = column.split("_")
+        columns[column] = [reading[field].get(key) for reading in readings]
     columns["late_rank"] = [_mean(reading["effective_rank"][window[0] - 1 : window[1]]) for reading in readings]
     return {key: [_round(value) for value in column] for key, column in columns.items()}
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from ..records import Alert, Header, Notice, Reading
 from ..traces import Trace
-from .labels import CURVES, change, number, why_missing
+from .labels import CURVES, change, number, path, why_missing
 from .plot import Curve, beside, plot
 
 NARROWEST, WIDEST = 60, 110  # columns of the plot
@@ -68,8 +68,8 @@ def notice_line(notice: Notice) -> str:
 
 
 def summary(trace: Trace) -> str:
-    """The table of the late layers and the plot of all layers, first reading against last."""
-    return table(trace) + "\n\n" + picture(trace)
+    """The table of the late layers, the length of the path, and the plot of all layers, first reading against last."""
+    return "\n".join([table(trace), *path(dataclasses.asdict(trace.readings[-1])), "", picture(trace)])
 
 
 def table(trace: Trace) -> str:

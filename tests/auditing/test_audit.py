@@ -13,6 +13,7 @@ import torch
 
 from spinal_callback import SpinalConfig, audit, compare
 from spinal_callback.auditing import reader
+from spinal_callback.probe import sampler
 from spinal_callback.probe.prompts import PromptSet
 
 LATE = (7, 9)
@@ -118,14 +119,27 @@ def test_a_setting_of_training_alone_is_refused(place):
         compare(place / "base", place / "new", every=5)
 
 
-def test_the_progress_bar_counts_each_prompt_of_each_model_once(place, monkeypatch):
+PAIRS = [{"prompt": f"w{i}", "chosen": f" w{i + 1}", "rejected": f" w{i + 2}"} for i in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "count", "unit"),
+    [({}, 60, "prompt"), ({"position": "prompt"}, 60, "prompt"), ({"pairs": PAIRS}, 60 + 2 * 6, "text")],
+    ids=["prompts", "every token", "answers too"],
+)
+def test_the_progress_bar_counts_each_text_of_each_model_once(place, monkeypatch, fields, count, unit):
     """Not what is run besides: the check of the lens, the check of the common beginning, that beginning itself."""
     bars = []
 
     class Bar(reader.tqdm):
         def __init__(self, *args, **fields):
+            self.steps = []
             super().__init__(*args, **fields)
             bars.append(self)
+
+        def update(self, n=1):
+            super().update(n)
+            self.steps.append(self.n)
 
         def close(self):
             self.shown = self.n
@@ -135,11 +149,13 @@ def test_the_progress_bar_counts_each_prompt_of_each_model_once(place, monkeypat
         def isatty(self):
             return True
 
+    monkeypatch.setattr(sampler, "PIECE_LIMIT", 1)  # every token: prompt by prompt
     monkeypatch.setattr(reader, "tqdm", Bar)
     monkeypatch.setattr("sys.stderr", Terminal())
-    saved.read(place, "adapter", num_prompts=30)
+    saved.read(place, "adapter", num_prompts=30, **fields)
     (bar,) = bars
-    assert (bar.total, bar.shown) == (60, 60)
+    assert bar.steps == sorted(bar.steps)  # it never goes back
+    assert (bar.total, bar.shown, bar.unit) == (count, count, unit)
 
 
 # --- adapters

@@ -19,7 +19,7 @@ def place(tmp_path_factory):
 
 def test_two_checkpoints(place):
     found = compare(place / "base", place / "new", place / "prompts.jsonl")
-    assert (found.a, found.b, found.different) == ("base", "new", True)
+    assert (found.a, found.b, found.different, found.verdict) == ("base", "new", True, "changed")
     assert found.changes.paired and set(found.changes.layers) <= {7, 8, 9} and found.displacement > 0
     assert len(found.to_pandas()) == 9 and str(found).startswith("before: base\nafter:  new\n")
     back = compare(place / "new", place / "base", place / "prompts.jsonl")

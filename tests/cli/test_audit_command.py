@@ -27,7 +27,7 @@ def pair(place):
 def test_the_command_prints_a_table_and_writes_a_trace(place, pair, tmp_path, capsys):
     output = tmp_path / "audit.jsonl"
     arguments = ["audit", str(place / "new"), "--base", str(place / "base"), "--prompts", str(place / "prompts.jsonl")]
-    assert main([*arguments, "-o", str(output)]) == 0
+    assert main([*arguments, "-o", str(output)]) == 1
     out = capsys.readouterr().out
     assert str(pair) in out and f"next     spinal report {output}" in out
     assert "SPINAL score" in out and "delta_align" in out and "coherence" in out and "significant change in" in out
@@ -41,8 +41,11 @@ def test_the_command_prints_a_table_and_writes_a_trace(place, pair, tmp_path, ca
     assert main([*arguments, "-o", str(output)]) == 2
     assert "already exists; choose another -o or use --force" in capsys.readouterr().err
     assert output.read_text() == kept
-    assert main([*arguments, "-o", str(output), "--force", "--json"]) == 0
+    assert "verdict: changed: " in out
+    much = "contraction=9,transport=9,displacement=3"
+    assert main([*arguments, "-o", str(output), "--force", "--json", "--at-least", much]) == 0
     data = json.loads(capsys.readouterr().out)
+    assert data["verdict"] == data["effects"][0]["verdict"] == "negligible"
     assert data["names"] == ["base", "new"] and data["changes"][0]["layers"] == pair.changes[0].layers
 
 
@@ -74,13 +77,19 @@ FLAGS = {  # a flag, its text, and what `audit` gets
     "prompts": ("p.jsonl", "p.jsonl"),
     "base": ("other", "other"),
     "adapter": ("lora", "lora"),
+    "at_least": ("contraction=0.1, displacement=2", {"contraction": 0.1, "displacement": 2.0}),
     "device_map": ("cpu", "cpu"),
+    "pairs": ("pairs.jsonl", "pairs.jsonl"),
+    "num_pairs": ("8", 8),
+    "beta": ("0.05", 0.05),
+    "preset": ("paper", "paper"),
     "num_prompts": ("128", 128),
     "max_prompt_tokens": ("32", 32),
     "position": ("response", "response"),
     "window": ("21-30", (21, 30)),
     "tail": ("0.2,0.8", (0.2, 0.8)),
     "group": ("32", 32),
+    "layer_entropy": (None, True),
     "top_k": ("50", 50),
     "rules": ("rules.json", "rules.json"),
     "seed": ("7", 7),
@@ -104,13 +113,14 @@ def called(monkeypatch, *arguments):
 def test_a_flag_reaches_the_function(monkeypatch, tmp_path, name):
     monkeypatch.chdir(tmp_path)
     text, value = FLAGS[name]
-    assert called(monkeypatch, f"--{name.replace('_', '-')}", text)[name] == value
+    assert called(monkeypatch, f"--{name.replace('_', '-')}", *filter(None, [text]))[name] == value
 
 
 def test_a_flag_that_is_not_given_leaves_the_functions_default(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert set(called(monkeypatch)) == {"base", "prompts", "adapter", "device_map"}
+    assert not {*USED, "preset"} & set(called(monkeypatch))
     assert called(monkeypatch, "--group", "all")["group"] is None
+    assert called(monkeypatch, "--no-layer-entropy")["layer_entropy"] is False
     assert called(monkeypatch, "--window", "1/4")["window"] == called(monkeypatch, "--window", "0.25")["window"] == 0.25
 
 
@@ -132,7 +142,7 @@ WRONG = {
     "nothere": (["nothere"], "nothere: no such folder, and not found on the hub (offline: HF_HUB_OFFLINE is set)"),
     "nowhere": (["nowhere/at/all"], "there is no nowhere/at/all: give a model's folder, a hub id or a GGUF file"),
     "run": (["."], ". holds no model: no config.json, no adapter_config.json, no checkpoint-N"),
-    "prompts": (["{place}/base", "--prompts", "p.jsonl"], "p.jsonl, line 1 has neither `prompt` nor `messages`"),
+    "prompts": (["{place}/base", "--prompts", "p.jsonl"], "p.jsonl, line 1 has neither `prompt` nor `messages`, nor"),
     "adapter": (["{place}/base", "--adapter", "."], ". is not an adapter: it has no adapter_config.json"),
     "few": (["{place}/base", "--num-prompts", "4"], "num_prompts=4 gives, but a fit needs at least 8"),
 }

@@ -1,7 +1,8 @@
-"""`spinal compare`: two checkpoints or two traces; exit codes 0 the same, 1 different, 2 wrong use."""
+"""`spinal compare`: two checkpoints or two traces; exit codes 0 negligible, 1 changed, 2 wrong use, 3 cannot say."""
 
 import json
 import math
+import re
 import subprocess
 import sys
 
@@ -24,11 +25,53 @@ def test_two_checkpoints(place, capsys):
     arguments = ["--prompts", str(place / "prompts.jsonl")]
     assert main(["compare", str(place / "base"), str(place / "new"), *arguments]) == 1
     out = capsys.readouterr().out
-    assert "different: significant change in" in out and "moved by" in out and " *" in out
+    assert "significant change in" in out and " *" in out
+    assert "verdict: changed: " in out and re.search(r"displacement \(rad\) +\+0\.\d+ .* changed$", out, re.MULTILINE)
     assert main(["compare", str(place / "base"), str(place / "base"), *arguments, "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["different"] is False and data["displacement"] == 0 and data["changes"]["layers"] == []
+    assert data["verdict"] == "negligible" and {e["verdict"] for e in data["effects"]} == {"negligible"}
+    assert [e["name"] for e in data["effects"]] == ["contraction", "transport", "displacement"]
     assert data["changes"]["transport"][0]["p"] is None  # no step ends at layer 1
+
+
+def test_what_matters_decides_the_verdict_and_the_exit_code(place, capsys):
+    """The same two checkpoints: changed, negligible, and so near the bound that these prompts cannot say."""
+    arguments = [
+        "compare",
+        str(place / "base"),
+        str(place / "new"),
+        "--prompts",
+        str(place / "prompts.jsonl"),
+        "--json",
+    ]
+    main(arguments)
+    found = {e["name"]: e for e in json.loads(capsys.readouterr().out)["effects"]}
+    huge = "contraction=9,transport=9"
+    just = found["displacement"]["change"] + 0.5 * found["displacement"]["se"]
+    for bound, code, verdict in ((3, 0, "negligible"), (just, 3, "insufficient evidence"), (0.01, 1, "changed")):
+        assert main([*arguments, "--at-least", f"{huge},displacement={bound}"]) == code
+        data = json.loads(capsys.readouterr().out)
+        assert data["verdict"] == verdict and data["effects"][2]["at_least"] == bound
+        assert (data["prompts_needed"] or 0) % 40 == 0 and bool(data["prompts_needed"]) == (code == 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("entropy=1", "at_least: there is no 'entropy', the changes are contraction, transport, displacement"),
+        ("transport=-1", "at_least: transport must be a number > 0, got -1.0"),
+    ],
+)
+def test_a_bound_that_is_none_is_one_line(tmp_path, capsys, text, words):
+    assert main(["compare", "a.jsonl", "b.jsonl", "--at-least", text]) == 2
+    assert capsys.readouterr().err == f"spinal compare: {words}\n"
+
+
+def test_a_bound_that_is_no_number(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["compare", "a", "b", "--at-least", "0.1"])
+    assert stopped.value.code == 2 and "argument --at-least: invalid at_least value: '0.1'" in capsys.readouterr().err
 
 
 # --- traces
@@ -45,6 +88,14 @@ def test_two_traces(tmp_path, capsys):
     assert main(["compare", a, a, "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["different"] is False and data["changes"]["paired"] is False and data["displacement"] is None
+    assert [e["name"] for e in data["effects"]] == ["contraction", "transport"] and data["verdict"] == "negligible"
+
+
+def test_two_traces_of_other_starts_have_no_verdict(tmp_path, capsys):
+    a = trace(tmp_path, "a.jsonl", reading(10))
+    b = str(write(tmp_path, header(), reading(0, alpha=[NAN, 1, 1, 1]), reading(10), name="b.jsonl"))
+    assert main(["compare", a, b]) == 3
+    assert "there is no error of the change; compare the checkpoints instead" in capsys.readouterr().out
 
 
 def test_two_traces_are_compared_without_torch(tmp_path):

@@ -28,8 +28,18 @@ def test_depth_measures_match_the_reference(depth, window):
     assert measures.late(transport, window, depth).tolist() == reference.steps_in(t, *window)
     assert measures.coherence(alpha, transport, window) == pytest.approx(reference.coherence(a, t, *window))
     assert measures.localization(alpha, transport, window) == pytest.approx(reference.localization(a, t, *window))
+    assert tuple(measures.path_length(transport, window).values()) == pytest.approx(reference.path_length(t, *window))
+    assert measures.greatest_change(alpha, depth) == reference.greatest_change(a, 1)
+    assert measures.greatest_change(transport, depth) == reference.greatest_change(t, 2)
     share = measures.gradient_concentration(alpha.square(), window)
     assert share == pytest.approx(reference.gradient_concentration(alpha.square().tolist(), *window))
+
+
+def test_where_nothing_changed_there_is_no_greatest_change():
+    assert math.isnan(measures.greatest_change(torch.zeros(8), 9))
+    assert math.isnan(measures.greatest_change(torch.full((9,), math.nan), 9))
+    assert measures.greatest_change(torch.tensor([math.nan, 0.1, -0.5, 0.2]), 4) == 3
+    assert measures.greatest_change(torch.tensor([0.1, -0.5, 0.2]), 4) == 3  # the second step ends at layer 3
 
 
 def test_late_keeps_the_dimensions_before_depth():

@@ -17,7 +17,7 @@ from spinal_callback.probe.prompts import PromptSet
 
 COUNT, WINDOW = 24, (7, 9)
 PROMPTS = tiny.prompts(COUNT)
-CONFIG = SpinalConfig(num_prompts=COUNT)
+CONFIG = SpinalConfig(num_prompts=COUNT, layer_entropy=True)
 
 
 def probe_of(model, prompts=PROMPTS, config=CONFIG, answers=None):
@@ -43,6 +43,8 @@ def expected(t, eps, start=None):
         "transport_se": [ref.paired_se(d) for d in step],
         "late": late,
         "entropy": ref.entropy(t["z"][-1]).mean(),
+        "layer_entropy": [ref.entropy(z).mean() for z in t["z"]],
+        "length": ref.path_length(step.mean(1), *WINDOW),
         "coherence": ref.coherence(alpha, step.mean(1), *WINDOW),
     }
     if start is not None:
@@ -56,6 +58,7 @@ def expected(t, eps, start=None):
         want["transport_change_se"] = [ref.paired_se(d) for d in step - step0]
         want["displacement"] = ref.displacement(t["z"][-1], start["z"][-1]).mean()
         want["localization"] = ref.localization(alpha - alpha0, (step - step0).mean(1), *WINDOW)
+        want["greatest"] = ref.greatest_change(alpha - alpha0, 1), ref.greatest_change((step - step0).mean(1), 2)
         want["delta_align"] = ref.delta_align(late[0], late0[0], late[1], late0[1])
     return want
 
@@ -69,7 +72,7 @@ def assert_reads(reading, want, rel=1e-6, radians=1e-4):
     """Exponents to a relative, distances to an absolute error."""
     for name, value in want.items():
         assert np.isfinite(value).all(), name
-        loose = radians if name.startswith(("transport", "displacement")) else 1e-9
+        loose = radians if name.startswith(("transport", "displacement", "length")) else 1e-9
         np.testing.assert_allclose(values(reading, name), value, rtol=rel, atol=loose, err_msg=name)
 
 
@@ -91,7 +94,12 @@ def test_reading_equals_the_reference_before_and_after_a_change(name, dtype, rel
     assert_reads(first, expected(start, eps), rel)
     assert first.nonfinite == 0 and first.prompts == COUNT and probe.window == WINDOW
     assert list(first.delta.values()) == [0, 0, 0, 0] and first.displacement == 0 and first.delta_align == 0
-    assert math.isnan(first.localization) and math.isnan(first.gradient_concentration) and math.isnan(first.score)
+    assert (
+        math.isnan(first.greatest["alpha"])
+        and math.isnan(first.localization)
+        and math.isnan(first.gradient_concentration)
+        and math.isnan(first.score)
+    )
     now = trace(perturbed(model), name)
     want = expected(now, eps, start)
     assert want["displacement"] > 0.05 and abs(want["delta"][0]) > 1e-3

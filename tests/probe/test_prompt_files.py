@@ -1,5 +1,6 @@
 """Prompts from files and data sets, and the sentence that says what is wrong with one."""
 
+import gzip
 import json
 import re
 
@@ -36,6 +37,20 @@ def test_files(tmp_path, name):
     assert len(rows) == len(found.ids) == count
 
 
+def test_packed_files_and_rows_of_pairs(tmp_path):
+    pair = {"chosen": "w1 w2 w3", "rejected": "w1 w2 w4"}
+    path = tmp_path / "pairs.jsonl.gz"
+    path.write_bytes(gzip.compress(f"{json.dumps(pair)}\n".encode()))
+    (ids,) = collect(load_prompts(path), tiny.tokenizer(), count=64, longest=20, with_answers=False, seed=0).ids
+    assert tiny.tokenizer().decode(ids) == "w1 w2"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"pairs.jsonl.gz is cut off or damaged: it cannot be unpacked"):
+        load_prompts(path)
+    path.write_bytes(b"{}")
+    with pytest.raises(ValueError, match="cannot be unpacked"):
+        load_prompts(path)
+
+
 def test_data_sets(tmp_path):
     rows = [{"prompt": f"w{i}"} for i in range(5)]
     Dataset.from_list(rows).save_to_disk(tmp_path / "one")
@@ -49,13 +64,13 @@ BROKEN = {
     "a.jsonl": ('{"prompt": "w1"}\n{"prompt"\n', "a.jsonl, line 2: not JSON (Expecting ':' delimiter)"),
     "b.jsonl": (
         '{"prompt": "w1"}\n{"chosen": "w1", "n": 1}\n',
-        "b.jsonl, line 2 has neither `prompt` nor `messages`, its",
+        "b.jsonl, line 2 has neither `prompt` nor `messages`, nor `chosen` with `rejected`; its",
     ),
     "c.jsonl": ("", "c.jsonl is empty"),
     "a.json": ("[1,", "a.json, line 1: not JSON (Expecting value)"),
     "b.json": ('{"prompt": "w1"}', "b.json must be a list of prompts, got dict"),
-    "c.json": ('[{"chosen": 1}]', "c.json, prompt 1 has neither `prompt` nor `messages`, its columns are 'chosen'"),
-    "a.csv": ("prompt\nw1\n", "a.csv must be a .jsonl, .json or .txt file, or a data set"),
+    "c.json": ('[{"chosen": 1}]', "c.json, prompt 1 has neither `prompt` nor `messages`, nor `chosen` with"),
+    "a.csv": ("prompt\nw1\n", "a.csv must be a .jsonl, .json or .txt file (or one packed as .gz), or a data"),
     "a.txt": ("\n\n", "a.txt is empty"),
 }
 
@@ -77,5 +92,7 @@ def test_what_is_not_there(tmp_path):
     with pytest.raises(ValueError, match=r"a.txt is not text in UTF-8"):
         load_prompts(tmp_path / "a.txt")
     Dataset.from_list([{"chosen": "w1"}]).save_to_disk(tmp_path / "set")
-    with pytest.raises(ValueError, match="set has neither `prompt` nor `messages`, its columns are 'chosen'"):
+    with pytest.raises(
+        ValueError, match="set has neither `prompt` nor `messages`, nor `chosen` with `rejected`; its columns are 'c"
+    ):
         load_prompts(tmp_path / "set")

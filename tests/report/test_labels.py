@@ -47,11 +47,12 @@ def test_three_late_layers_and_steps_are_enough(window):
     assert missing(window=window) == {}
 
 
-def test_an_audit_has_no_gradients():
+def test_an_audit_has_gradients_only_of_pairs():
+    assert missing(window=(7, 9), checkpoints=["base"], pairs=32) == {}
     why = missing(window=(7, 9), checkpoints=["base", "checkpoint-20"])
     assert why == {
-        "gradient_concentration": "gradient concentration exists only during training",
-        "score": "gradient concentration exists only during training; the score needs it",
+        "gradient_concentration": "gradient concentration needs preference pairs (--pairs)",
+        "score": "gradient concentration needs preference pairs (--pairs); the score needs it",
     }
     assert missing(window=(8, 9), checkpoints=["base"])["score"] == f"two late layers have {NO_CURVATURE}"
 

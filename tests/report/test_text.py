@@ -116,6 +116,17 @@ def test_the_table_sets_the_first_reading_against_the_last():
     assert len(rows) == 5
 
 
+def test_the_summary_tells_the_length_of_the_path_and_the_layer_of_the_greatest_change():
+    told = summary(trace()).splitlines()
+    assert told[5:8] == [
+        "path length 2.700 rad in the late window, 3.900 in all",
+        "greatest change of contraction in layer 4, of transport in layer 3",
+        "",
+    ]
+    earlier = dataclasses.replace(trace(), readings=[reading(0, length={}, greatest={})])
+    assert "path length" not in summary(earlier) and "greatest" not in summary(earlier)
+
+
 def test_the_tables_columns_stand_under_each_other():
     assert len({len(line) for line in table(trace(window=(2, 4))).splitlines()[1:]}) == 1
 

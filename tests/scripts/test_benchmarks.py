@@ -84,6 +84,8 @@ def test_logging(monkeypatch, capsys, tmp_path):
 def test_audit(model, monkeypatch, capsys):
     called(monkeypatch, bench_audit, "--model", model, "--num-prompts", 12, "--runs", 1)
     assert "12 prompts, median ratio" in capsys.readouterr().out
+    code = called(monkeypatch, bench_audit, "--model", model, "--num-prompts", 12, "--runs", 1, "--preset", "paper")
+    assert code == 0 and "limit inf; memory" in capsys.readouterr().out
     monkeypatch.setattr(timing, "clock", timing.time.perf_counter)  # the audit's has switched to processor time
 
 

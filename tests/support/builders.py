@@ -36,6 +36,8 @@ def reading(step=0, layers=4, **fields):
         "chosen_nll": 1.2,
         "margin": 0.8,
         "accuracy": 0.875,
+        "length": {"late": 2.7, "whole": 3.9},
+        "greatest": {"alpha": 4.0, "transport": 3.0},
         "nonfinite": 0,
         "prompts": 24,
     }

@@ -114,10 +114,12 @@ function table(caption, head, rows) {
 function layersTable() {
   return shown().map(([run]) => {
     const at = upto(run.steps, state.step), head = ["layer", ...Object.values(CURVES).flatMap((curve) => [curve.name, "± se", "change", "± se"])];
+    const entropy = run.layer_entropy[at];
+    if (entropy.length) head.push("entropy (nats)");
     const rows = run.alpha[at].map((_, k) => [`${k + 1}`, ...Object.entries(CURVES).flatMap(([key, curve]) => {
       const i = k + 1 - curve.first, value = run[key][at][i], start = run[key][0][i];
       return [show(value), show(run[`${key}_se`][at][i]), show(known(value) && known(start) ? value - start : null, true), show(run[`${key}_change_se`][at][i])];
-    })]);
+    }), ...entropy.slice(k, k + 1).map((value) => show(value))]);
     return table(`${run.name}, step ${run.steps[at]}`, head, rows);
   });
 }
