@@ -20,7 +20,7 @@ USED = (
     "seed",
 )
 # Where they differ from training's: audits of any N can be compared, and may take longer.
-DEFAULTS: dict[str, Any] = {"group": 64, "layer_entropy": True}
+DEFAULTS: dict[str, Any] = {"group": 64, "layer_entropy": True, "answers": 0}
 PRESETS: dict[str, dict[str, Any]] = {
     # SPINAL, arXiv 2601.06238. "Reading" marks what its text leaves open and is our reading of it.
     "paper": {

@@ -42,6 +42,23 @@ def fails_once(error, when=2):
     return replacement
 
 
+def fails_after_the_first(callback, error):
+    """A function whose first call after the first reading fails."""
+
+    def replacement(real):
+        calls = []
+
+        def failing(*args, **kwargs):
+            if callback.probe.reference is not None and not calls:
+                calls.append(1)
+                raise error
+            return real(*args, **kwargs)
+
+        return failing
+
+    return replacement
+
+
 def tokenizing(folder):
     """Rank 1 cannot tokenize when training begins."""
     callback = Seen(prompts=[f"w{i} w{i + 1}" for i in range(20)])
@@ -84,24 +101,14 @@ def in_gradients(folder):
 
 
 def in_pooling(folder):
-    return patched(sampler, "_spread", fails_once(ArithmeticError("no buffer"), when=12), folder)
+    callback = Seen()
+    return patched(sampler, "_spread", fails_after_the_first(callback, ArithmeticError("no buffer")), folder, callback)
 
 
 def memory_in_forward(folder):
     """The first forward pass of the second reading has too little memory: the batch is halved and it goes on."""
     callback = Seen()
-
-    def replacement(real):
-        calls = []
-
-        def failing(*args):
-            if callback.probe.reference is not None and not calls:
-                calls.append(1)
-                raise torch.OutOfMemoryError("forward")
-            return real(*args)
-
-        return failing
-
+    replacement = fails_after_the_first(callback, torch.OutOfMemoryError("forward"))
     result = patched(Forward, "_run", replacement, folder, callback)
     return result | {"batch": callback.probe.sampler.at_a_time["tokens"]}
 
