@@ -1,17 +1,18 @@
 """Judged by transfer: `python scripts/stability/transfer.py`. Limits fitted on one model, judged on the others.
 
-A user's first run has limits and a model that nobody fitted them to. So each source of limits is judged on every tier's
-testing half: the package's default limits, and those that `spinal calibrate`'s own rule (1.25 times the greatest value
-of the healthy runs) gives on the fitting half of one tier. A baseline's limit is fitted the same way on the same runs;
-its stop is twice its warning, as most rules' are. Tables: `results/transfer.json` and `.md`.
+A user's first run has limits and a model that nobody fitted them to. So there are two sources of limits: the package's
+defaults, judged on every tier's testing half; and those that `spinal calibrate`'s own rule (1.25 times the greatest
+value of the healthy runs) gives on the fitting half of one tier, judged on all runs of the other tiers, none of which it
+has seen. A baseline's limit is fitted the same way on the same runs; its stop is twice its warning, as most rules' are.
+Tables: `results/transfer.json` and `.md`.
 
 Words used: *before*: the first alarm came strictly before the first evaluation that shows harm; *at*: at that step;
 *late*: after it. *False*: a healthy arm's run that is not harmed and has an alarm; *per 1,000 steps* counts all alarms
 of such runs. *Lead*: harm step minus alarm step, the median over runs that had an alarm. Intervals of 95 % are of a
 bootstrap over arms, since runs of one arm differ by their seed alone.
 
-`--half fit` judges the fitting halves instead, prints, and writes nothing: for choices, which the testing halves must
-not be seen for.
+`--half fit` judges fitting halves alone, prints, and writes nothing: for choices, which the testing halves must not be
+seen for.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from spinal_callback.alerts.calibration import MARGIN, calibrate
 from spinal_callback.records import LEVELS
 
 RESULTS = Path(__file__).parent / "results"
-DEFAULT, RULES, DRAWS = "default limits", "rules", 400
+DEFAULT, RULES, DRAWS = "default limits", "rules", 200
 CADENCES = {"every 5 steps, each step logged": AS_RECORDED, "every 25 steps, each 10th logged": USUAL}
 Alarms = Mapping[str, Sequence[int]]  # level -> steps at which there is an alarm of that level or a higher one
 Method = Callable[[Run, Cadence], Alarms]
@@ -134,7 +135,8 @@ def tables(tiers: Mapping[str, Sequence[Run]], cadence: Cadence, half: str = "te
     made = []
     for source, methods in sources(tiers, cadence).items():
         for tier, runs in tiers.items():
-            judged = [run for run in runs if run.job.half == half]
+            whole = source != DEFAULT and half == "test"
+            judged = [run for run in runs if whole or run.job.half == half]
             if source == tier or not judged:
                 continue
             for name, method in methods.items():
@@ -148,11 +150,12 @@ def tables(tiers: Mapping[str, Sequence[Run]], cadence: Cadence, half: str = "te
 # --- words
 
 
+ABOUT = "Default limits are judged on testing halves, limits fitted on one tier on all runs of the others."
 HEAD = ("limits from", "method", "judged on", "false per 10", "per 1,000 steps", "before", "at", "late", "lead, steps")
 
 
 def words(made: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    lines = ["# Limits fitted on one model, judged on the others", "", "All numbers are of testing halves."]
+    lines = ["# Limits fitted on one model, judged on the others", "", ABOUT]
     for cadence, rows in made.items():
         for level in LEVELS:
             lines += ["", f"## {'Warnings' if level == 'warn' else 'Stops'}, probed {cadence}", ""]
@@ -191,7 +194,7 @@ def main() -> None:
     made = {name: tables(tiers, cadence, half) for name, cadence in CADENCES.items()}
     text = words(made)
     if half == "fit":
-        print(text.replace("testing halves", "fitting halves"))
+        print(text.replace(ABOUT, "Fitting halves alone."))
         return
     (RESULTS / "transfer.md").write_text(text, encoding="utf-8")
     (RESULTS / "transfer.json").write_text(json.dumps(finite(made), indent=1) + "\n", encoding="utf-8")

@@ -11,6 +11,7 @@ from paths import ROOT
 for folder in ("recipes", "scripts", "scripts/benchmarks"):
     sys.path.insert(0, str(ROOT / folder))
 
+import bench_answers  # noqa: E402
 import bench_audit  # noqa: E402
 import bench_logging  # noqa: E402
 import bench_memory  # noqa: E402
@@ -79,6 +80,12 @@ def test_logging(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     called(monkeypatch, bench_logging, "--layers", 6, "--readings", 5)  # a sink that is dropped leaves no page
     assert "6 layers, 5 readings" in (printed := capsys.readouterr().out) and "the end: page, table" in printed
+
+
+def test_answers(model, monkeypatch, capsys):
+    called(monkeypatch, bench_answers, "--model", model, "--repeats", 1)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[0] for row in rows] == ["answers", "0", "8", "16", "32"] and rows[1][2] == "1.00"
 
 
 def test_audit(model, monkeypatch, capsys):
