@@ -2,8 +2,8 @@
 
 A user's first run has limits and a model that nobody fitted them to. So there are two sources of limits: the package's
 defaults, judged on every tier's testing half; and those that `spinal calibrate`'s own rule (1.25 times the greatest
-value of the healthy runs) gives on the fitting half of one tier, judged on all runs of the other tiers, none of which it
-has seen. A baseline's limit is fitted the same way on the same runs; its stop is twice its warning, as most rules' are.
+value of the healthy runs) gives on the fitting half of one tier, judged on all runs of the other tiers, which it has
+not seen. A baseline's limit is fitted the same way on the same runs; its stop is twice its warning, as most rules' are.
 Tables: `results/transfer.json` and `.md`.
 
 Words used: *before*: the first alarm came strictly before the first evaluation that shows harm; *at*: at that step;
