@@ -1,10 +1,10 @@
 """Judged by transfer: `python scripts/stability/transfer.py`. Limits fitted on one model, judged on the others.
 
-A user's first run has limits and a model that nobody fitted them to. So there are two sources of limits: the package's
-defaults, judged on every tier's testing half; and those that `spinal calibrate`'s own rule (1.25 times the greatest
-value of the healthy runs) gives on the fitting half of one tier, judged on all runs of the other tiers, which it has
-not seen. A baseline's limit is fitted the same way on the same runs; its stop is twice its warning, as most rules' are.
-Tables: `results/transfer.json` and `.md`.
+A user's first run has limits and a model that nobody fitted them to. So there are two sources of limits. The package's
+defaults are judged on every tier's testing half, beside baselines that are fitted on the fitting halves of all tiers.
+Those that `spinal calibrate`'s own rule (1.25 times the greatest value of the healthy runs) gives on the fitting half of
+one tier are judged on all runs of the other tiers, which it has not seen; a baseline's limit is fitted the same way on
+the same runs. A baseline's stop is twice its warning, as most rules' are. Tables: `results/transfer.json` and `.md`.
 
 Words used: *before*: the first alarm came strictly before the first evaluation that shows harm; *at*: at that step;
 *late*: after it. *False*: a healthy arm's run that is not harmed and has an alarm; *per 1,000 steps* counts all alarms
@@ -61,7 +61,11 @@ def baseline(name: str, limit: float, run: Run, cadence: Cadence) -> Alarms:
 def fitted(quiet: Sequence[Run], cadence: Cadence) -> dict[str, Method]:
     """Name -> method, all with limits `MARGIN` times what these healthy runs reach."""
     limits = calibrate({run.job.name: run.trace for run in quiet})
-    methods: dict[str, Method] = {RULES: partial(rules, limits)}
+    return {RULES: partial(rules, limits), **fitted_baselines(quiet, cadence)}
+
+
+def fitted_baselines(quiet: Sequence[Run], cadence: Cadence) -> dict[str, Method]:
+    methods: dict[str, Method] = {}
     for name, score in BASELINES.items():
         peaks = [max(score(logged(r.log, cadence.logging_steps), r.job.arm.beta)) for r in quiet]
         methods[name] = partial(baseline, name, MARGIN * max(peaks))
@@ -70,12 +74,12 @@ def fitted(quiet: Sequence[Run], cadence: Cadence) -> dict[str, Method]:
 
 def sources(tiers: Mapping[str, Sequence[Run]], cadence: Cadence) -> dict[str, dict[str, Method]]:
     """Where limits come from -> methods with them."""
-    found: dict[str, dict[str, Method]] = {DEFAULT: {RULES: partial(rules, None)}}
-    for tier, runs in tiers.items():
-        quiet = [run for run in runs if run.job.half == "fit" and run.group == "healthy"]
-        if quiet:
-            found[tier] = fitted(quiet, cadence)
-    return found
+    calm = {
+        tier: [run for run in runs if run.job.half == "fit" and run.group == "healthy"] for tier, runs in tiers.items()
+    }
+    found = {tier: fitted(quiet, cadence) for tier, quiet in calm.items() if quiet}
+    pooled = [run for quiet in calm.values() for run in quiet]
+    return {DEFAULT: {RULES: partial(rules, None), **fitted_baselines(pooled, cadence)}, **found}
 
 
 # --- the numbers
