@@ -50,7 +50,7 @@ class SpinalConfig:
         max_prompt_tokens: a longer prompt keeps its last tokens.
         answers: how many preference pairs the probe reads the answers of, where the data have both answers; 0: none.
         position: "last": the last token of each prompt; "response": every token of the chosen answer; "prompt":
-            transport and entropy are means over every token of a prompt, contraction is of its last.
+            transport and entropy are means over every token of a prompt, contraction and displacement of its last.
         window: the late window W: a share of the depth, or `(first, last)` layer, counted from 1, both included; or
             "paper": layers 21-30 where they lie in the second half of the depth, else its last third.
         tail: the ranks that the tail exponent is fitted to, as shares of r = min(N - 1, d).

@@ -3,10 +3,12 @@
 import ast
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from builders import reading
+from paths import ROOT
 
 import spinal_callback
 from spinal_callback import SpinalCallback
@@ -119,6 +121,23 @@ def test_what_is_slow_to_import_or_optional_is_imported_where_it_is_used(module)
     path, source = module
     for package in LATE:
         assert not at_top(source, package), f"{path} imports {package} at the top"
+
+
+def core():
+    """The packages that `pip install spinal_callback` brings along, as far as the package uses them."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return {re.match(r"[\w-]+", line)[0] for line in project["dependencies"]} | {
+        "tqdm",
+        "huggingface_hub",
+    }  # transformers'
+
+
+def test_without_extras_every_module_can_be_imported(module):
+    path, source = module
+    of_the_framework = {"axolotl", "pydantic", "llamafactory", "swift"} if room(path) == "hosts" else set()
+    top = {name.split(".")[0] for name, dots, top in imports(source) if top and not dots}
+    assert top - set(sys.stdlib_module_names) <= core() | of_the_framework
+    assert "trl" not in foreign(source), "not even inside a function: whoever has no TRL can use all of the package"
 
 
 def test_no_two_packages_import_each_other():

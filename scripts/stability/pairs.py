@@ -53,7 +53,7 @@ def short(rows: list[Row], tokenizer: Any, longest: int) -> list[Row]:
 
 
 def prompt_ids(tokenizer: Any, row: Row) -> list[int]:
-    return list(tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True)["input_ids"])
+    return list(tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=True)["input_ids"])
 
 
 def evaluated(rows: list[Row]) -> tuple[list[Row], list[Row]]:

@@ -68,7 +68,9 @@ def _compared(read: CheckpointReadings, at_least: Mapping[str, float]) -> Compar
 
     header, pair = read.header, (read.samples[0], read.samples[1], read.header.window)
     effects = judged(estimates(*pair), at_least, header.prompts, prompts_of_a_fit(header))
-    return Comparison(read.names[0], read.names[1], paired(*pair), effects, read.readings[1].displacement)
+    a, b = read.readings
+    entropies = a.layer_entropy, b.layer_entropy
+    return Comparison(read.names[0], read.names[1], paired(*pair), effects, b.displacement, entropies)
 
 
 def _as_trace(source: str | Path | Trace) -> Trace | None:

@@ -34,7 +34,9 @@ def compare_traces(a: str, b: str, first: Trace, second: Trace, at_least: Mappin
     late = zip(("contraction", "transport"), (changes.late[name] for name in CURVES), strict=True)
     estimates = {name: Estimate(change.change, change.se, math.inf) for name, change in late}
     effects = judged(estimates, at_least, first.header.prompts, prompts_of_a_fit(first.header))
-    return Comparison(a, b, changes, effects)
+    entropies = [reading.layer_entropy for reading in ends]
+    both = (entropies[0], entropies[1]) if all(entropies) else ([], [])
+    return Comparison(a, b, changes, effects, entropies=both)
 
 
 def unpaired(header: Header, starts: tuple[Reading, Reading], ends: tuple[Reading, Reading]) -> Changes:

@@ -231,6 +231,7 @@ class Comparison:
         effects: whether the late means and the displacement changed by more than what matters.
         displacement: mean Fisher-Rao distance between their final next-token distributions, radians; NaN for two
             traces, which do not hold these distributions.
+        entropies: of each layer's next-token distribution in `a` and in `b`, nats; empty where they were not read.
     """
 
     a: str
@@ -238,6 +239,7 @@ class Comparison:
     changes: Changes
     effects: Effects
     displacement: float = math.nan
+    entropies: tuple[list[float], list[float]] = ([], [])
 
     @property
     def verdict(self) -> str:
@@ -250,7 +252,7 @@ class Comparison:
         return bool(self.changes.layers) or any(change.significant for change in self.changes.late.values())
 
     def __str__(self) -> str:
-        text = [f"before: {self.a}", f"after:  {self.b}", "", self.changes.table(), ""]
+        text = [f"before: {self.a}", f"after:  {self.b}", "", self.changes.table(self.entropies), ""]
         return "\n".join([*text, self.changes.where(), "", str(self.effects)])
 
     def to_pandas(self) -> Any:
@@ -258,7 +260,13 @@ class Comparison:
         return self.changes.to_pandas()
 
     def to_json(self) -> dict[str, Any]:
-        about = {"a": self.a, "b": self.b, "different": self.different, "displacement": self.displacement}
+        about: dict[str, Any] = {
+            "a": self.a,
+            "b": self.b,
+            "different": self.different,
+            "displacement": self.displacement,
+        }
+        about["layer_entropy"] = dict(zip(("a", "b"), self.entropies, strict=True))
         return {**null_for_nan(about), **self.effects.to_json(), "changes": self.changes.to_json()}
 
 

@@ -21,7 +21,7 @@ STARTUP = Path(__file__).parent / "startup"
 
 
 def run(command: Sequence[str], config: SpinalConfig) -> None:
-    """Becomes the command: its exit code and signals are its own. Returns only by raising.
+    """Replaces this process with the command, so that exit code and signals are the command's own. Never returns.
 
     Raises:
         ValueError: no command, or one that is not found.

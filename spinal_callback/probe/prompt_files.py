@@ -34,6 +34,7 @@ def load_prompts(source: str | Path) -> Any:
     Raises:
         ValueError: no such file or data set, a file of another format than its suffix, no prompts, or rows without
             these columns; names the file and, if there is one, the line.
+        ImportError: a data set, and `datasets` is not installed.
     """
     path = Path(source).expanduser()
     if path.is_file():
@@ -95,8 +96,12 @@ def _text_lines(path: Path) -> list[Any]:
 
 
 def _data_set(source: str | Path, path: Path) -> Any:
-    from datasets import load_dataset, load_from_disk  # takes a second to import; a file does not need it
-
+    try:
+        from datasets import load_dataset, load_from_disk  # takes a second to import; a file does not need it
+    except ImportError as error:
+        raise ImportError(
+            f"prompts: {source} is no file of prompts, and a data set needs datasets: pip install datasets"
+        ) from error
     try:
         saved = (path / "state.json").exists() or (path / "dataset_dict.json").exists()
         rows = load_from_disk(str(path)) if saved else load_dataset(str(source))

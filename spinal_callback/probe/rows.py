@@ -59,7 +59,7 @@ def _parts(row: Mapping[str, Any], _: Any) -> Row:
     """Prompt and answers in columns of their own, as TRL's preference trainers tokenize."""
     names = (
         ("prompt_ids", "prompt_input_ids"),
-        ("chosen_ids", "chosen_input_ids", "completion_ids"),
+        ("chosen_ids", "chosen_input_ids", "completion_ids", "answer_input_ids"),
         ("rejected_ids", "rejected_input_ids"),
     )
     return Row(*(_ids(next((row[name] for name in part if name in row), [])) for part in names))

@@ -259,6 +259,8 @@ def read(model, device=None, **fields):
 @pytest.mark.parametrize("fields", [{}, {"top_k": 5}])
 @pytest.mark.parametrize("tied", [False, True])
 def test_weights_on_the_disk_give_the_same_numbers(tmp_path, tied, fields):
+    if tied and tiny.OLD_TRANSFORMERS:
+        pytest.skip("before 5.0 transformers cannot run a model with tied weights on the disk")
     model = tiny.llama(tie_word_embeddings=tied)
     found = find(saved.policy(tmp_path / "model", model))
     model = found.load("cpu")

@@ -3,7 +3,9 @@
 import math
 
 import pytest
+import reference
 import saved
+import tiny
 from builders import header, reading, write
 
 from spinal_callback import compare, load_trace
@@ -20,6 +22,11 @@ def place(tmp_path_factory):
 def test_two_checkpoints(place):
     found = compare(place / "base", place / "new", place / "prompts.jsonl")
     assert (found.a, found.b, found.different, found.verdict) == ("base", "new", True, "changed")
+    ids = saved.token_ids(place / "prompts.jsonl")
+    for told, model in zip(found.entropies, (tiny.llama(), saved.aligned()), strict=True):
+        z = reference.reference_trace(model, ids, *saved.PARTS)["z"]
+        assert told == pytest.approx([reference.entropy(x).mean() for x in z], rel=1e-4)
+    assert "entropy (nats)" in str(found) and found.to_json()["layer_entropy"]["b"] == found.entropies[1]
     assert found.changes.paired and set(found.changes.layers) <= {7, 8, 9} and found.displacement > 0
     assert len(found.to_pandas()) == 9 and str(found).startswith("before: base\nafter:  new\n")
     back = compare(place / "new", place / "base", place / "prompts.jsonl")
@@ -40,6 +47,14 @@ def test_two_traces(tmp_path):
     assert found.different and not found.changes.paired and math.isnan(found.displacement)
     assert (compare(a, b).a, compare(a, b).b) == (a, b) and compare(a, b).changes.layers == [4]
     assert not compare(a, a).different
+
+
+def test_two_traces_have_the_entropies_that_both_hold(tmp_path):
+    there = [trace(tmp_path, f"{n}.jsonl", reading(10, layer_entropy=[3.0, 2.0, 1.0, n])) for n in (0.25, 0.5)]
+    found = compare(*there)
+    assert found.entropies == ([3.0, 2.0, 1.0, 0.25], [3.0, 2.0, 1.0, 0.5]) and "0.250    0.500" in str(found)
+    without = compare(there[0], trace(tmp_path, "none.jsonl", reading(10)))
+    assert without.entropies == ([], []) and "entropy" not in str(without)
 
 
 def test_a_runs_folder_without_a_model_is_its_trace(tmp_path):

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.utils import _http
 
 from spinal_callback.auditing.checkpoints import Checkpoint, find
 
@@ -45,7 +46,10 @@ def online(monkeypatch, tmp_path):
     """The libraries talk to an address of this machine, and have an empty cache."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    return lambda port: monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{port}")
+    reset = getattr(_http, "reset_sessions", lambda: None)  # huggingface_hub before 1.0 keeps sessions that are offline
+    reset()
+    yield lambda port: monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{port}")
+    reset()
 
 
 @pytest.fixture

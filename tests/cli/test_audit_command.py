@@ -8,6 +8,8 @@ import pytest
 import saved
 
 from spinal_callback import audit, load_trace
+from spinal_callback.alerts.calibration import dump_rules
+from spinal_callback.alerts.rules import RULES, Limit
 from spinal_callback.auditing.settings import USED
 from spinal_callback.cli.main import main
 from spinal_callback.report.page import verdict
@@ -69,6 +71,10 @@ def test_a_run_that_breaks_has_alerts_and_a_turning_point(place, tmp_path, capsy
     (turn, *_) = re.findall(r"late_\w+ turned at step (\d+) \(between (\d+) and (\d+)\)", out)
     assert turn == ("30", "20", "40")
     assert main(["report", str(output), "-o", str(tmp_path / "r.html")]) == 0
+    rules = tmp_path / "rules.json"
+    rules.write_text(dump_rules({name: Limit(1e6, 2e6) for name, rule in RULES.items() if not rule.at_once}))
+    assert main([*arguments, "-o", str(tmp_path / "calm.jsonl"), "--rules", str(rules)]) == 0
+    assert load_trace(tmp_path / "calm.jsonl").alerts == []
 
 
 # --- flags

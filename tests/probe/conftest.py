@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
-# `is_gradient_checkpointing`: PEFT and TRL still ask a model for it
+# `is_gradient_checkpointing`: PEFT and TRL still ask a model for it. `torch.jit.script`: transformers 4.57
 DEPRECATED = pytest.mark.filterwarnings(
     "error::FutureWarning",
     "error::DeprecationWarning",
     "error::PendingDeprecationWarning",
     "ignore:`is_gradient_checkpointing`:FutureWarning",
+    "ignore:`torch.jit.script`:DeprecationWarning",
 )
 
 

@@ -49,6 +49,8 @@ def test_lens_equals_the_hand_made_one_at_every_layer(name):
 
 @NAMES
 def test_lens_proves_itself_in_bfloat16(name):
+    if tiny.OLD_TRANSFORMERS and name == "qwen3-next":
+        pytest.skip("transformers before 5.0: the layers of this model are off by more in bfloat16")
     model = ARCHITECTURES[name].build().to(torch.bfloat16)
     found = checked(model)
     got = lens(model, found, states(model, found))

@@ -96,6 +96,8 @@ def test_environment_and_arguments(tmp_path, monkeypatch, variable, arguments, a
 @pytest.mark.parametrize("own", [False, True])
 def test_another_trainer_made_in_between(tmp_path, own):
     """accelerate keeps one state for the process: by the time the first trainer trains it holds the second's."""
+    if tiny.OLD_TRANSFORMERS and not own:
+        pytest.skip("transformers before 5.0 leaves the second precision to the next run")
     result = pair(tmp_path, lambda trainer: twins.dpo(tmp_path / "other", bf16=not own), bf16=own)
     check(result, AUTOCAST if own else FLOAT32)
 

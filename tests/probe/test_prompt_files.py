@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import sys
 
 import pytest
 import tiny
@@ -81,6 +82,15 @@ def test_a_broken_file_is_named(tmp_path, name):
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=re.escape(words)):
         load_prompts(tmp_path / name)
+
+
+def test_a_data_set_needs_datasets_and_a_file_does_not(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    (tmp_path / "prompts.txt").write_text("w1 w2\n")
+    assert load_prompts(tmp_path / "prompts.txt") == ["w1 w2"]
+    words = "^prompts: .* is no file of prompts, and a data set needs datasets: pip install datasets$"
+    with pytest.raises(ImportError, match=words):
+        load_prompts(tmp_path)
 
 
 def test_what_is_not_there(tmp_path):

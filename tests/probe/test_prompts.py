@@ -41,6 +41,7 @@ ROWS = {
     "TRL, tokenized": ({"prompt_ids": [3, 4], "chosen_ids": [5, 6], "rejected_ids": [7]}, [3, 4], [5, 6]),
     "TRL, tokenized, older": ({"prompt_input_ids": [3, 4], "chosen_input_ids": [5]}, [3, 4], [5]),
     "TRL, tokenized beside text": ({"prompt": "w9", "prompt_ids": [3, 4], "chosen_ids": [5]}, [3, 4], [5]),
+    "KTO of TRL before 0.29": ({"prompt_input_ids": [3, 4], "answer_input_ids": [5]}, [3, 4], [5]),
     "tokenized, completion": ({"prompt_ids": [3, 4], "completion_ids": [5]}, [3, 4], [5]),
     "tokenized whole, labels": ({"chosen_input_ids": [3, 4, 5], "chosen_labels": [-100, -100, 5]}, [3, 4], [5]),
     "conversational preference": ({"prompt": USER, "chosen": REPLY, "rejected": REPLY}, CHAT, REPLIED),

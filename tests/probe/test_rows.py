@@ -20,6 +20,7 @@ WITH_OPTION = "{% if short %}w60 {% endif %}"
 # A prompt that is rendered differently once an answer follows: Gemma 4's ends with an empty thought.
 THINKING = tiny.CHAT_TEMPLATE.replace("<assistant> {% endif %}", "<assistant> w70 {% endif %}")
 
+PARTS = ("prompt", "chosen", "rejected")
 PREFERENCES = {
     "conversation": {"prompt": [ASK], "chosen": [GOOD], "rejected": [BAD]},
     "conversation, several turns": {"prompt": [SYSTEM, ASK, GOOD, AGAIN], "chosen": [GOOD], "rejected": [BAD]},
@@ -64,16 +65,19 @@ def by_trl(row, folder, tokenizer, stream=False):
 def test_a_preference_gives_the_ids_that_trl_trains_on(name, template, tmp_path):
     row = PREFERENCES[name]
     told = by_trl(row, tmp_path, tokenizer(template))
-    expected = Row(told["prompt_ids"], told["chosen_ids"], told["rejected_ids"])
+    expected = Row(*(tiny.ids_of(told, part) for part in PARTS))
+    assert read_row(told, None) == expected  # its tokenized row, which also holds the text
+    if tiny.OLD_TRL:
+        pytest.skip("TRL before 0.29 tokenizes rows of text otherwise; they are read as TRL 1 does")
     assert read_row(row, tokenizer(template)) == expected
     assert expected.prompt and expected.chosen != expected.rejected
-    assert read_row(told, None) == expected  # and its tokenized row, which also holds the text
 
 
+@pytest.mark.skipif(tiny.OLD_TRL, reason="TRL before 0.29 tokenizes rows of text otherwise")
 def test_a_stream_of_text_gives_the_ids_that_trl_trains_on(tmp_path):
     row = PREFERENCES["conversation, implicit prompt"]
     told = by_trl(row, tmp_path, tokenizer(), stream=True)
-    assert read_row(row, tokenizer()) == Row(told["prompt_ids"], told["chosen_ids"], told["rejected_ids"])
+    assert read_row(row, tokenizer()) == Row(*(tiny.ids_of(told, part) for part in PARTS))
 
 
 def test_tools_and_options_reach_the_template():

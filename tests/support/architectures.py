@@ -3,6 +3,7 @@
 The package must find by itself what is said here; the two share no code.
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -46,7 +47,8 @@ class Architecture:
     def build(self, seed=0, **fields):
         torch.manual_seed(seed)
         model = tiny.randomize(hf.AutoModelForCausalLM.from_config(self.config(**fields)), seed)
-        model.set_experts_implementation("eager")  # the reference runs in float64, the fused kernels do not
+        if hasattr(model, "set_experts_implementation"):  # transformers 4.57 has one implementation
+            model.set_experts_implementation("eager")  # the reference runs in float64, the fused kernels do not
         return model
 
     def layers_of(self, model):
@@ -90,6 +92,11 @@ def _bloom():
 def _mamba(config_class, **fields):
     sizes = {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "num_hidden_layers": LAYERS, "state_size": 4}
     return lambda: config_class(**sizes, pad_token_id=0, bos_token_id=1, eos_token_id=2, **fields)
+
+
+def _newer(config_name, make):
+    """`make(config class)`; nothing where transformers is older than the architecture."""
+    return make(getattr(hf, config_name)) if hasattr(hf, config_name) else {}
 
 
 def _gemma3():
@@ -144,12 +151,21 @@ ARCHITECTURES = {
     "glm4": Architecture(_like_llama(hf.Glm4Config, head_dim=8)),
     "mixtral": Architecture(_like_llama(hf.MixtralConfig, num_local_experts=4)),
     "qwen3-moe": Architecture(_like_llama(hf.Qwen3MoeConfig, **MOE, head_dim=8, num_experts=4)),
-    "hyperclovax": Architecture(_like_llama(hf.HyperCLOVAXConfig, logits_scaling=0.5), finish=lambda z: z * 0.5),
-    "minicpm3": Architecture(_like_llama(hf.MiniCPM3Config, FEW, **MLA, dim_model_base=8), finish=lambda z: z / 4.0),
+    **_newer(
+        "HyperCLOVAXConfig",
+        lambda c: {"hyperclovax": Architecture(_like_llama(c, logits_scaling=0.5), finish=lambda z: z * 0.5)},
+    ),
+    **_newer(
+        "MiniCPM3Config",
+        lambda c: {"minicpm3": Architecture(_like_llama(c, FEW, **MLA, dim_model_base=8), finish=lambda z: z / 4.0)},
+    ),
     "recurrent-gemma": Architecture(
         _like_llama(hf.RecurrentGemmaConfig, logits_soft_cap=5.0), finish=_cap(5.0), norm="final_norm"
     ),
-    "nanochat": Architecture(_like_llama(hf.NanoChatConfig, final_logit_softcapping=5.0), finish=_cap(5.0)),
+    **_newer(
+        "NanoChatConfig",
+        lambda c: {"nanochat": Architecture(_like_llama(c, final_logit_softcapping=5.0), finish=_cap(5.0))},
+    ),
     "mpt": Architecture(
         lambda: hf.MptConfig(d_model=32, n_heads=4, n_layers=3, vocab_size=100, max_seq_len=128),
         decoder="transformer",
@@ -181,6 +197,9 @@ ARCHITECTURES = {
         finish=lambda z: z * 0.5,
     ),
 }
+if tiny.OLD_TRANSFORMERS:
+    ARCHITECTURES["gpt-neox"] = dataclasses.replace(ARCHITECTURES["gpt-neox"], head="embed_out")
+    del ARCHITECTURES["mpt"]  # its mask overflows in float64, which the reference runs in
 
 DEPTH = 9  # a late window of three layers
 DEEP = {

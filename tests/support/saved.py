@@ -83,7 +83,10 @@ def token_ids(path, count=64):
     """What the tokenizer with its chat template makes of a prompts file."""
     tokenizer = tiny.tokenizer()
     rows = [json.loads(line)["prompt"] for line in path.read_text().splitlines()][:count]
-    return [list(tokenizer.apply_chat_template(row, add_generation_prompt=True)["input_ids"]) for row in rows]
+    return [
+        list(tokenizer.apply_chat_template(row, add_generation_prompt=True, return_dict=True)["input_ids"])
+        for row in rows
+    ]
 
 
 def gguf(path, model):
@@ -98,7 +101,7 @@ def gguf(path, model):
     out.add_feed_forward_length(c.intermediate_size)
     out.add_head_count(c.num_attention_heads)
     out.add_head_count_kv(c.num_key_value_heads)
-    out.add_rope_freq_base(c.rope_parameters["rope_theta"])
+    out.add_rope_freq_base(c.rope_theta if tiny.OLD_TRANSFORMERS else c.rope_parameters["rope_theta"])
     out.add_rope_dimension_count(c.hidden_size // c.num_attention_heads)
     out.add_layer_norm_rms_eps(c.rms_norm_eps)
     out.add_vocab_size(c.vocab_size)

@@ -2,18 +2,25 @@
 
 import hashlib
 import random
+from importlib.metadata import version
 
 import torch
 from datasets import Dataset
+from packaging.version import Version
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainingArguments
 
 WORDS = [f"w{i}" for i in range(90)]
+# Before 0.29 TRL names other columns, adds a token to the end of answers, and keeps no copy of a user's adapter.
+OLD_TRL = Version(version("trl")) < Version("0.29")
+OLD_TRANSFORMERS = Version(version("transformers")) < Version("5.0")
+NEW_NAME = hasattr(TrainingArguments, "activation_checkpointing")  # since transformers 5.24
+CHECKPOINTING = "activation_checkpointing" if NEW_NAME else "gradient_checkpointing"
 SETTINGS = {  # of a trainer that runs for seconds on a CPU and is silent
     "max_steps": 6,
     "per_device_train_batch_size": 2,
     "learning_rate": 1e-3,
-    "activation_checkpointing": False,
+    CHECKPOINTING: False,
     "use_cpu": True,
     "bf16": False,
     "disable_tqdm": True,
@@ -27,6 +34,11 @@ CHAT_TEMPLATE = (
     "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }} <end> {% endfor %}"
     "{% if add_generation_prompt %}<assistant> {% endif %}"
 )
+
+
+def ids_of(row, part):
+    """The token ids of "prompt", "chosen" or "rejected" in a row as TRL tokenizes it."""
+    return row[f"{part}_input_ids" if OLD_TRL else f"{part}_ids"]
 
 
 def randomize(model, seed=0, scale=0.2):
@@ -83,7 +95,12 @@ def tokenizer(chat=True):
     inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", unk_token="<unk>"
+        tokenizer_object=inner,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        model_input_names=["input_ids", "attention_mask"],  # transformers 4.57 adds one that no Llama takes
     )
     fast.chat_template = CHAT_TEMPLATE if chat else None
     return fast

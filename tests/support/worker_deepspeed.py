@@ -135,12 +135,12 @@ def zero3_tied(folder):
 
 def zero3_as_it_comes(folder):
     """DeepSpeed's own settings, which keep small parameters whole, gradient checkpointing and two micro-batches."""
-    more = {"gradient_checkpointing": True, "gradient_accumulation_steps": 2}
+    more = {tiny.CHECKPOINTING: True, "gradient_accumulation_steps": 2}
     return pair(folder, zero=engine(3), **more)
 
 
 def zero3_checkpointing(folder):
-    return pair(folder, zero=engine(3, **SHARDED), gradient_checkpointing=True)
+    return pair(folder, zero=engine(3, **SHARDED), **{tiny.CHECKPOINTING: True})
 
 
 def zero3_adapters(folder):

@@ -79,7 +79,7 @@ def test_the_last_reading_is_that_of_the_trained_weights(run):
 def test_prompts_come_from_the_tokenized_training_data(run):
     t, _, _ = run
     probe = twins.probe_of(t)
-    known = {tuple(ids) for ids in t.train_dataset["prompt_ids"]}
+    known = {tuple(tiny.ids_of(row, "prompt")) for row in t.train_dataset}
     assert len(probe.prompts.ids) == 20
     assert all(tuple(ids) in known for ids in probe.prompts.ids)
 

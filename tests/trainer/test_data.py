@@ -49,7 +49,8 @@ def test_answers_are_read_token_by_token(tmp_path):
     trainer = twins.dpo(tmp_path, twins.watcher(memory, position="response"))
     twins.outcome(trainer)
     prompts, _, read = told_by_the_reference(trainer)
-    rows = {tuple(r["prompt_ids"] + r["chosen_ids"]): len(r["chosen_ids"]) for r in trainer.train_dataset}
+    parts = [[tiny.ids_of(row, part) for part in ("prompt", "chosen")] for row in trainer.train_dataset]
+    rows = {tuple(prompt + chosen): len(chosen) for prompt, chosen in parts}
     assert [rows[tuple(ids)] for ids in prompts.ids] == prompts.answers
     assert min(prompts.answers) > 1
     # every position whose next token is one of the answer's, as a prompt of its own
@@ -97,7 +98,7 @@ def test_a_stream_gives_its_first_rows_and_none_is_lost(tmp_path, shuffled):
         return twins.dpo(folder, *callbacks, data=stream.shuffle(seed=1, buffer_size=8) if shuffled else stream)
 
     trainer, _ = check_twins(tmp_path, build)
-    seen = [tuple(row["prompt_ids"]) for row in trainer.train_dataset]
+    seen = [tuple(tiny.ids_of(row, "prompt")) for row in trainer.train_dataset]
     assert [tuple(ids) for ids in twins.probe_of(trainer).prompts.ids] == seen[:16]
 
 
@@ -131,7 +132,7 @@ def test_evaluation_data_come_first_once_they_are_loaded(tmp_path):
     for evaluated, name in ((False, "train_dataset"), (True, "eval_dataset")):
         trainer = build(tmp_path / name, twins.watcher(num_prompts=12), evaluated=evaluated)
         trainer.train()
-        known = {tuple(ids) for ids in getattr(trainer, name)["prompt_ids"]}
+        known = {tuple(tiny.ids_of(row, "prompt")) for row in getattr(trainer, name)}
         assert {tuple(ids) for ids in twins.probe_of(trainer).prompts.ids} <= known
 
 

@@ -36,7 +36,7 @@ def users_own(**fields):
 
 
 def checkpointed(**kwargs):
-    return {"activation_checkpointing": True, "activation_checkpointing_kwargs": kwargs}
+    return {tiny.CHECKPOINTING: True, f"{tiny.CHECKPOINTING}_kwargs": kwargs}
 
 
 MODES = {
@@ -66,14 +66,14 @@ def run(folder, made, *callbacks, train=twins.dpo):
     return trainer, twins.outcome(trainer)
 
 
-def check_twins(tmp_path, made, **settings):
+def check_twins(tmp_path, made, displaced=False, **settings):
     memory = MemorySink()
     _, without = run(tmp_path / "without", made, **settings)
     trainer, with_it = run(tmp_path / "with", made, twins.watcher(memory), **settings)
     assert with_it == without
     assert [r.step for r in memory.readings] == list(range(7))
     displacement = [r.displacement for r in memory.readings]
-    assert displacement[0] == 0
+    assert (displacement[0] > 0) == displaced
     assert all(d > 0 for d in displacement[1:])
     assert all(0 < r.gradient_concentration < 1 for r in memory.readings[1:])
     return trainer
@@ -81,7 +81,7 @@ def check_twins(tmp_path, made, **settings):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_twins(tmp_path, mode):
-    check_twins(tmp_path, MODES[mode])
+    check_twins(tmp_path, MODES[mode], displaced=tiny.OLD_TRL and mode.startswith("users_own"))
 
 
 @pytest.mark.slow
@@ -165,6 +165,7 @@ def test_the_reference_of_trls_adapter_is_the_model_without_it(tmp_path, mode):
     assert same(probe.reference, read_alone(twins.policy(), probe.prompts))
 
 
+@pytest.mark.skipif(tiny.OLD_TRL, reason="before 0.29 TRL's own reference is the model without the user's adapter")
 @pytest.mark.parametrize("mode", ["users_own", "users_own_modules_to_save"])
 def test_the_reference_of_a_users_adapter_is_the_adapter_as_it_came(tmp_path, mode):
     trainer, _ = run(tmp_path, MODES[mode], twins.watcher())
@@ -189,8 +190,8 @@ def adapter_state(model):
     layers = [m for m in model.modules() if hasattr(m, "_disable_adapters")]
     return (
         {name: (id(p), p.requires_grad) for name, p in model.named_parameters()},
-        [(layer._disable_adapters, layer.active_adapters, layer.merged_adapters) for layer in layers],
-        (model.active_adapter, model.active_adapters, model._adapters_disabled),
+        [(layer._disable_adapters, layer.active_adapters, getattr(layer, "merged_adapters", None)) for layer in layers],
+        (model.active_adapter, model.active_adapters),
         [module.training for module in model.modules()],
     )
 
@@ -210,7 +211,7 @@ def test_adapters_come_back_as_they_were(with_ref, fails):
         with without_adapters(model) as has_adapters:
             assert has_adapters
             assert (model.active_adapter == "ref") == with_ref
-            assert model._adapters_disabled != with_ref
+            assert all(m._disable_adapters for m in model.modules() if hasattr(m, "_disable_adapters")) != with_ref
             if fails:
                 raise RuntimeError("out of luck")
     except RuntimeError:

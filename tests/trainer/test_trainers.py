@@ -100,7 +100,8 @@ def test_twins(tmp_path, name):
 
 
 def encoded(row):
-    return tiny.tokenizer().apply_chat_template(row["prompt"], add_generation_prompt=True)["input_ids"]
+    made = tiny.tokenizer().apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=True)
+    return made["input_ids"]
 
 
 OWN_PROMPTS = {
@@ -109,7 +110,7 @@ OWN_PROMPTS = {
     "sft_conversations": lambda row: row["input_ids"],  # all of it is trained on: a prompt as a whole
     "sft_text": lambda row: row["input_ids"],
     "sft_packed": lambda row: row["input_ids"][: row["seq_lengths"][0]],  # one text, not those packed behind it
-    "kto": encoded,
+    "kto": (lambda row: row["prompt_input_ids"]) if tiny.OLD_TRL else encoded,
     "grpo": encoded,
     "rloo": encoded,
 }
@@ -133,8 +134,9 @@ def test_answers_are_read_where_the_trainer_has_them(tmp_path, name):
     trainer.args.max_steps = 1
     trainer.train()
     prompts = twins.probe_of(trainer).prompts
+    answer = "answer_input_ids" if tiny.OLD_TRL else "completion_ids"
     whole = {
-        tuple(row["input_ids"] if "input_ids" in row else row["prompt_ids"] + row["completion_ids"])
+        tuple(row["input_ids"] if "input_ids" in row else tiny.ids_of(row, "prompt") + row[answer])
         for row in trainer.train_dataset
     }
     assert {tuple(ids) for ids in prompts.ids} <= whole
