@@ -2,9 +2,9 @@
 
 A user's first run has limits and a model that nobody fitted them to. So there are two sources of limits. The package's
 defaults are judged on every tier's testing half, beside baselines that are fitted on the fitting halves of all tiers.
-Those that `spinal calibrate`'s own rule (1.25 times the greatest value of the healthy runs) gives on the fitting half of
-one tier are judged on all runs of the other tiers, which it has not seen; a baseline's limit is fitted the same way on
-the same runs. A baseline's stop is twice its warning, as most rules' are. Tables: `results/transfer.json` and `.md`.
+Those that `spinal calibrate`'s own rule (1.25 times the greatest value of the healthy runs) gives on one tier's fitting
+half are judged on all runs of the other tiers, which it has not seen; a baseline's limit is fitted the same way on the
+same runs. A baseline's stop is twice its warning, as most rules' are. Tables: `results/transfer.json` and `.md`.
 
 Words used: *before*: the first alarm came strictly before the first evaluation that shows harm; *at*: at that step;
 *late*: after it. *False*: a healthy arm's run that is not harmed and has an alarm; *per 1,000 steps* counts all alarms
