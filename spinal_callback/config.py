@@ -77,7 +77,7 @@ class SpinalConfig:
     overhead: float = 0.01
     num_prompts: int = 64
     max_prompt_tokens: int = 256
-    answers: int = 16
+    answers: int = 8
     position: Literal["last", "response", "prompt"] = "last"
     window: float | tuple[int, int] | Literal["paper"] = 1 / 3
     tail: tuple[float, float] = (0.1, 0.9)
