@@ -22,7 +22,7 @@ NOISE = (
     0.4  # standard deviation of one example's log-ratio, as a share of its mean: the median of this suite's own logs
 )
 NLL = 1.2  # nats per token of a chosen answer at the start; the rules read shares of it
-ANSWERS = 16  # held-out pairs of the probe
+ANSWERS = 8  # held-out pairs of the probe
 DRAWS = 40
 
 
