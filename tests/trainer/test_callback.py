@@ -229,7 +229,7 @@ def test_fewer_prompts_than_asked_are_recorded(tmp_path):
         ({"prompts": []}, "prompts is empty"),
         ({"prompts": ["w1 w2", ""]}, r"prompts\[1\] is empty"),
         ({"prompts": tiny.preferences(20).select([])}, "prompts is empty"),
-        ({"prompts": [f"w{i}" for i in range(5)]}, "use num_prompts >= 10"),
+        ({"prompts": [f"w{i}" for i in range(5)]}, "prompts has only 5 different prompts: give at least 10"),
         ({"window": (8, 12), **SMALL}, r"window must lie in layers 1..9 of this model, got \(8, 12\)"),
     ],
 )
