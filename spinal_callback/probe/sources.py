@@ -12,6 +12,8 @@ from .kept_state import reachable, state_kept
 from .rows import read_row
 from .undisturbed import random_states_kept
 
+LISTED = 200_000  # rows of a data set whose order is made as a list
+
 
 def rows_of(source: Any, seed: int, name: str = "prompts") -> Iterator[tuple[int, Any]]:
     """Place and row: of a list in order, of a data set with a length in random order, of a stream as they come.
@@ -37,8 +39,13 @@ def rows_of(source: Any, seed: int, name: str = "prompts") -> Iterator[tuple[int
 
 
 def _shuffled(size: int, seed: int) -> Iterator[int]:
-    """The numbers below `size` in random order, drawn one by one: a data set may have billions of rows."""
+    """The numbers below `size` in random order. Of many they are drawn one by one: a data set may have billions."""
     draw = random.Random(seed)  # its own generator: the global one belongs to the training run
+    if size <= LISTED:
+        order = list(range(size))
+        draw.shuffle(order)
+        yield from order
+        return
     moved: dict[int, int] = {}
     for last in range(size - 1, -1, -1):
         i = draw.randrange(last + 1)

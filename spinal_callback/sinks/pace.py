@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ..records import Reading
 
-SLOW = 1.0  # seconds for one reading from which on a sink is slow
+SLOW = 3.0  # seconds for one reading from which on a sink is slow
 SHARE = 0.05  # of the wall time that a slow sink may take
 
 

@@ -8,7 +8,6 @@ import saved
 import tiny
 import torch
 from architectures import perturbed
-from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from spinal_callback.auditing.checkpoints import Checkpoint, entrance, find
 from spinal_callback.config import SpinalConfig
@@ -277,17 +276,3 @@ def test_weights_on_the_disk_give_the_same_numbers(tmp_path, tied, fields):
 def test_auto_places_a_small_model_whole(base):
     model = find(base).load("auto")
     assert entrance(model) == next(model.parameters()).device
-
-
-def test_a_model_that_also_reads_pictures_is_loaded(tmp_path):
-    """The class for language models does not know its configuration."""
-    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    vision |= {"image_size": 16, "patch_size": 8, "projection_dim": 16}
-    text = tiny.llama().config.to_dict()
-    config = LlavaConfig(CLIPVisionConfig(**vision).to_dict(), text, image_token_index=99)
-    model = tiny.randomize(LlavaForConditionalGeneration(config))
-    model.save_pretrained(tmp_path)
-    loaded = find(tmp_path).load()
-    assert type(loaded) is LlavaForConditionalGeneration and torch.equal(logits(loaded), logits(model))
-    prompts = PromptSet(tiny.prompts(), [0] * 24)
-    assert len(Probe(loaded, prompts, SpinalConfig(num_prompts=24)).read(0).alpha) == 9

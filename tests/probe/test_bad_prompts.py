@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from spinal_callback import MemorySink, SpinalConfig
-from spinal_callback.probe import Probe
+from spinal_callback.probe import Probe, sources
 from spinal_callback.probe.bounds import Bounds
 from spinal_callback.probe.prompts import MOST_ROWS, PromptSet, collect
 from spinal_callback.probe.sources import rows_of
@@ -192,8 +192,10 @@ def test_few_rows_are_read_of_a_huge_data_set_and_not_all_of_one_with_few_prompt
     assert len(get(alike).ids) == 1 and alike.read <= MOST_ROWS
 
 
+@pytest.mark.parametrize("listed", [200_000, 0])
 @pytest.mark.parametrize("size", [1, 2, 10, 257])
-def test_rows_are_drawn_without_repetition_and_evenly(size):
+def test_rows_are_drawn_without_repetition_and_evenly(monkeypatch, size, listed):
+    monkeypatch.setattr(sources, "LISTED", listed)
     order = [place for place, _ in rows_of(Huge(size, 10), seed=3)]
     assert sorted(order) == list(range(size))
     firsts = [next(rows_of(Huge(4, 10), seed))[0] for seed in range(400)]

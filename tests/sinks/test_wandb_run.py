@@ -62,7 +62,7 @@ def others(records, name):
     return [{k: v for k, v in row.items() if k not in clock and not k.startswith("spinal")} for row in rows]
 
 
-@pytest.mark.parametrize(("name", "count"), [("train/loss", 5), ("train/train_loss", 1), ("mine", 5)])
+@pytest.mark.parametrize(("name", "count"), [("train/loss", 5), ("mine", 5)])
 def test_every_row_of_the_trainer_and_of_the_user_is_there_and_unchanged(plain_and_watched, name, count):
     """The user's rows are logged with `step=state.global_step`, at each step, where a count too far would lose them."""
     plain, watched = (others(records, name) for records in plain_and_watched)

@@ -164,7 +164,7 @@ def test_a_failing_probe_is_recorded_and_training_goes_on(tmp_path, monkeypatch)
     assert steps(memory.notices) == [2]
     (notice,) = load_trace(tmp_path).notices
     assert notice.event == "probe_failed"
-    assert "no luck" in notice.message
+    assert "RuntimeError in test_callback.py" in notice.message  # its message may quote a prompt
     assert notice.action == "if this keeps happening, open an issue (training continues)"
     assert memory.alerts == []
 
