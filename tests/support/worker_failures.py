@@ -133,7 +133,10 @@ def at_exit(folder):
 
 def before_a_pass(folder):
     """Rank 1 fails inside a reading, just before both ranks would vote on their inputs."""
-    return patched(Forward, "_plan_of_rank", fails_once(ArithmeticError("no plan")), folder)
+    callback = Seen()
+    return patched(
+        Forward, "_plan_of_rank", fails_after_the_first(callback, ArithmeticError("no plan")), folder, callback
+    )
 
 
 class Alone(TrainerCallback):
