@@ -118,27 +118,6 @@ def test_looking_at_a_random_data_set_draws_nothing_from_training(tmp_path):
     check_twins(tmp_path, lambda folder, *callbacks: twins.plain(folder, *callbacks, data=Augmenting()))
 
 
-<<<<<<< HEAD
-def test_evaluation_data_come_first_once_they_are_loaded(tmp_path):
-    """The Trainer makes its evaluation loader at the first evaluation; before that there are the training data."""
-
-    def build(folder, *callbacks, evaluated=False):
-        trainer = twins.dpo(
-            folder, *callbacks, trainer={"ref_model": twins.reference_model(), "eval_dataset": tiny.preferences(20, 5)}
-        )
-        if evaluated:
-            trainer.evaluate()
-        return trainer
-
-    for evaluated, name in ((False, "train_dataset"), (True, "eval_dataset")):
-        trainer = build(tmp_path / name, twins.watcher(num_prompts=12), evaluated=evaluated)
-        trainer.train()
-        known = {tuple(tiny.ids_of(row, "prompt")) for row in getattr(trainer, name)}
-        assert {tuple(ids) for ids in twins.probe_of(trainer).prompts.ids} <= known
-
-
-=======
->>>>>>> 7ada667 (Nothing a run meets can hurt it: damaged records, other ranks, slow sinks, odd prompts, other runs in its folder)
 def test_evaluation_in_between_is_left_alone(tmp_path):
     def build(folder, *callbacks):
         evaluation = {"ref_model": twins.reference_model(), "eval_dataset": tiny.preferences(8, 5)}
