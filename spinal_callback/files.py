@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import stat
 import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import IO, Any
 
 STANDARD_OUTPUT = Path("-")
 
@@ -54,6 +56,26 @@ def save(path: Path, text: str) -> None:
         path.write_bytes(data)
     else:
         _replace(_target(path), data)
+
+
+def lock(file: IO[Any]) -> None:
+    """Marks an open file as being written, until it is closed or its process ends. Nothing where locks do not work."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process that is alive has `lock`ed the file."""
+    if not path.is_file():  # to open a pipe would be to wait
+        return False
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no such file, or a file system without locks
+        return False
+    return False
 
 
 def _replace(path: Path, data: bytes) -> None:

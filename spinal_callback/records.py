@@ -15,8 +15,9 @@ from .schema import build, load_json, written
 
 SCHEMA = 2  # raised when a reader of older traces would misunderstand a newer one
 READS = (1, 2)  # schema 1 had no notices: their events were alerts of these rules
-EVENTS = ("probe_failed", "probe_memory", "sink_failed")
+EVENTS = ("probe_failed", "probe_memory", "sink_failed", "sink_slow")
 LEVELS = ("warn", "error")
+MEASURE_SETTINGS = ("position", "tail", "group", "top_k")  # another value of one makes another measure
 # what a reading keeps of the Trainer's last log, for the alert rules, and its step; beta is a training argument
 TRAINER_KEYS = ("step", "loss", "grad_norm", "rewards/chosen", "rewards/margins", "logps/chosen", "beta")
 
@@ -54,6 +55,12 @@ class Header:
     @property
     def prompts_hash(self) -> str:
         return self.probe
+
+    @property
+    def measure(self) -> dict[str, Any]:
+        """What readings must have in common to be compared: prompts, depth, late window and settings, as JSON."""
+        settings = {name: self.config.get(name) for name in MEASURE_SETTINGS}
+        return {"prompts": self.probe, "layers": self.layers, "window": list(self.window), **_as_json(settings)}
 
 
 @dataclass(frozen=True)
@@ -218,6 +225,17 @@ def parse_record(line: str) -> Record:
         known = " and ".join(map(str, READS))
         raise ValueError(f"schema {written(data.get('schema'))}; this version of spinal_callback reads schemas {known}")
     return build(cls, data)
+
+
+def other_measure(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """In what two headers' `measure` differ, in words; empty if in nothing. What `before` lacks is not compared."""
+    changed = [name for name, value in now.items() if name in before and before[name] != value]
+    words = {name: f"{name} was {before[name]} and is now {now[name]}" for name in changed}
+    return ", ".join((words | {"prompts": "the prompts are others"} if "prompts" in words else words).values())
+
+
+def _as_json(value: Any) -> Any:
+    return json.loads(json.dumps(value))  # tuples become lists
 
 
 def null_for_nan(value: Any) -> Any:

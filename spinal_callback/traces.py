@@ -10,7 +10,7 @@ import gzip
 import json
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,23 +125,13 @@ def load_trace(path: str | Path) -> Trace:
     if path.is_dir():
         path = trace_path(path)
     records: list[Record] = []
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8", errors="replace") as file:
-        try:
-            text = file.read()
-        except (EOFError, zlib.error):
-            raise ValueError(f"{path}: the packed file is cut off or damaged") from None
-    lines = text.removesuffix("\n").split("\n") if text else []  # not splitlines: JSON may hold other line ends
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = parse_record(line)
-        except ValueError as error:
-            if not isinstance(error, json.JSONDecodeError) or number < len(lines) or number == 1:
-                raise ValueError(f"{path}, line {number}: {error}") from None
+    for number, record in checked_lines(path):
+        if record is None:
             warnings.warn(f"{path}: skipped the torn last line {number}", stacklevel=2)
-            break
-        if why := _misplaced(record, records) or misfit(record, records[0] if records else record):
-            raise ValueError(f"{path}, line {number}: {why}")
-        records.append(record)
+        elif isinstance(record, ValueError):
+            raise ValueError(f"{path}, line {number}: {record}") from None
+        else:
+            records.append(record)
     if not records:
         raise ValueError(f"{path}, line 1: {NO_HEADER}")
     assert isinstance(records[0], Header)
@@ -156,19 +146,63 @@ def load_trace(path: str | Path) -> Trace:
     )
 
 
-def _misplaced(record: Record, before: list[Record]) -> str:
-    """Why a record may not follow those `before` it in a trace; empty if it may."""
-    if not before:
-        return "" if isinstance(record, Header) else NO_HEADER
-    if isinstance(record, Header):
-        return "a second header: two traces in one file"
-    if not isinstance(record, Reading):
-        return ""
-    last = next((r.step for r in reversed(before) if isinstance(r, Reading)), record.step)
-    # a step that is there already is one that was run again
-    if record.step >= last or any(isinstance(r, Reading) and r.step == record.step for r in before):
-        return ""
-    return f"step {record.step} comes after step {last}: the steps are out of order"
+def checked_lines(path: Path) -> Iterator[tuple[int, Record | ValueError | None]]:
+    """Number of each line of a trace file, and its record; what is wrong with it; or None for a torn last line.
+
+    Raises:
+        ValueError: a packed file is cut off or damaged.
+        OSError: the file cannot be read.
+    """
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8", errors="replace") as file:
+        try:
+            text = file.read()
+        except (EOFError, zlib.error):
+            raise ValueError(f"{path}: the packed file is cut off or damaged") from None
+    lines = text.removesuffix("\n").split("\n") if text else []  # not splitlines: JSON may hold other line ends
+    checker = _Checker()
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield number, checker.record(line)
+        except ValueError as error:
+            torn = isinstance(error, json.JSONDecodeError) and 1 < number == len(lines)
+            yield number, None if torn else error
+
+
+class _Checker:
+    """Checks the records of a trace one after another."""
+
+    def __init__(self) -> None:
+        self._header: Header | None = None
+        self._steps: set[int] = set()  # of the readings so far
+        self._last = -1
+
+    def record(self, line: str) -> Record:
+        """The record of a line.
+
+        Raises:
+            ValueError: as `parse_record`, or the record does not fit the header, or may not come here.
+        """
+        record = parse_record(line)
+        header = record if self._header is None else self._header
+        if why := self._misplaced(record) or misfit(record, header):
+            raise ValueError(why)
+        if isinstance(record, Header):
+            self._header = record
+        elif isinstance(record, Reading):
+            self._last = record.step
+            self._steps.add(record.step)
+        return record
+
+    def _misplaced(self, record: Record) -> str:
+        """Why a record may not come here; empty if it may."""
+        if self._header is None:
+            return "" if isinstance(record, Header) else NO_HEADER
+        if isinstance(record, Header):
+            return "a second header: two traces in one file"
+        # a step that is there already is one that was run again
+        if not isinstance(record, Reading) or record.step >= self._last or record.step in self._steps:
+            return ""
+        return f"step {record.step} comes after step {self._last}: the steps are out of order"
 
 
 def misfit(record: Record, header: Record) -> str:

@@ -12,7 +12,7 @@ from paths import ROOT
 
 import spinal_callback
 from spinal_callback import SpinalCallback
-from spinal_callback.sinks.logged_values import headlines, layer_scalars
+from spinal_callback.sinks.logged_values import STEP, headlines, layer_scalars
 
 PACKAGE = Path(spinal_callback.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -23,23 +23,25 @@ MAY_IMPORT = {
     "version": "",
     "files": "",
     "run_folder": "",
-    "distributed": "",
+    "failures": "",
+    "distributed": "failures",
     "schema": "",
     "records": "run_folder schema",
     "traces": "records run_folder",
     "config": "records",
     "alerts": "records schema traces",
     "report": "config records traces run_folder",
-    "probe": "distributed config records version",
-    "sinks": "records traces report files run_folder",
-    "trainer": "probe alerts sinks distributed config records run_folder",
+    "probe": "distributed config failures records version",
+    "sinks": "records traces report failures files run_folder",
+    "trainer": "probe alerts sinks distributed config failures records run_folder schema",
     "auditing": "probe alerts report distributed config records traces run_folder",
     "hosts": "trainer alerts config",
     "cli": "alerts auditing config distributed files hosts probe records report run_folder sinks traces version",
     "__init__": "auditing config records sinks trainer traces version",
 }
 ONE_EXCEPTION = ("traces", "report")  # a trace shows itself in a notebook as the report's page, imported when asked for
-WITHOUT_TORCH = ("schema", "records", "traces", "config", "alerts", "report", "sinks", "files", "run_folder", "version")
+WITHOUT_TORCH = ("schema", "records", "traces", "config", "alerts", "report", "sinks", "failures", "files")
+WITHOUT_TORCH += ("run_folder", "version")
 TORCHLIKE = {"torch", "transformers", "accelerate", "trl", "peft", "safetensors", "datasets"}
 HOLDS_A_TRACKER = "sinks/trainer_trackers.py"  # hands rows to the Trainer's own callbacks, so it knows transformers
 LATE = ("wandb", "wandb_workspaces", "trackio", "PIL", "plotly", "pandas", "scipy", "deepspeed")
@@ -230,13 +232,14 @@ def logged(layers):
     own = {n.value for n in ast.walk(sink) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
     whole = reading(0, layers=layers, alpha=[0.5] * layers)
     numbers = set(headlines(whole, 0)) | set(layer_scalars(whole))
-    return numbers | {name for name in own if re.fullmatch(r"spinal/[\w/]*\w", name)}
+    return numbers | {STEP} | {name for name in own if re.fullmatch(r"spinal/[\w/]*\w", name)}
 
 
 @pytest.mark.parametrize("layers", [4, 12])
 def test_the_docstring_lists_the_names_that_are_logged(layers):
     assert promised(layers) == logged(layers)
-    assert len(logged(layers)) == 2 * layers - 1 + 18 + 4 + 3  # headlines, the summary's own, images and table
+    # headlines, the summary's own, images and table, x axis
+    assert len(logged(layers)) == 2 * layers - 1 + 18 + 4 + 3 + 1
 
 
 def test_a_name_of_another_depth_is_told_apart():

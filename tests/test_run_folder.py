@@ -16,8 +16,12 @@ def test_the_names_of_a_run():
     """These are read by others: renaming one would lose the runs that were saved before."""
     run = Path("runs/mine")
     assert run_folder.trace_path(run) == Path("runs/mine/_spinal/trace.jsonl")
-    assert run_folder.replaced_trace_path(run, 4) == Path("runs/mine/_spinal/trace_before_4.jsonl")
-    assert run_folder.report_path(run) == Path("runs/mine/_spinal/report.html")
+    trace = run_folder.trace_path(run)
+    assert run_folder.trace_path(run, 2) == Path("runs/mine/_spinal/trace_2.jsonl")
+    assert run_folder.replaced_trace_path(trace, 4) == Path("runs/mine/_spinal/trace_before_4.jsonl")
+    assert run_folder.report_path(trace) == Path("runs/mine/_spinal/report.html")
+    assert run_folder.report_path(run_folder.trace_path(run, 2)) == Path("runs/mine/_spinal/report_2.html")
+    assert run_folder.pushed_reference_path(run) == Path("runs/mine/_spinal/start.safetensors")
     assert run_folder.checkpoint_name(40) == "checkpoint-40"
     assert run_folder.REFERENCE_FILE == "spinal_start.safetensors"
 
@@ -25,8 +29,17 @@ def test_the_names_of_a_run():
 def test_the_run_of_a_path():
     run = Path("runs/mine")
     assert run_folder.run_of(run_folder.trace_path(run)) == run
-    assert run_folder.run_of(run_folder.report_path(run)) == run
+    assert run_folder.run_of(run_folder.report_path(run_folder.trace_path(run))) == run
     assert run_folder.run_of(Path("traces/mine.jsonl")) == Path("traces/mine.jsonl")
+
+
+def test_a_trace_that_is_put_aside_replaces_no_other(tmp_path):
+    trace = run_folder.trace_path(tmp_path)
+    trace.parent.mkdir()
+    for name in ("trace_before_4.jsonl", "trace_before_4_2.jsonl", "trace_before_4_3.jsonl"):
+        place = run_folder.replaced_trace_path(trace, 4)
+        assert place.name == name
+        place.symlink_to("nowhere")
 
 
 @pytest.mark.parametrize(
@@ -52,6 +65,9 @@ def test_references_are_those_of_the_checkpoints_that_have_one(tmp_path):
     for step in (100, 20):
         (tmp_path / f"checkpoint-{step}" / "spinal_start.safetensors").write_bytes(b"")
     assert [file.parent.name for file in run_folder.references(tmp_path)] == ["checkpoint-20", "checkpoint-100"]
+    (tmp_path / "_spinal").mkdir()
+    run_folder.pushed_reference_path(tmp_path).write_bytes(b"")
+    assert run_folder.references(tmp_path)[2:] == [run_folder.pushed_reference_path(tmp_path)]
 
 
 def spelled(source):

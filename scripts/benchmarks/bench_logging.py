@@ -25,7 +25,7 @@ import wandb
 from spinal_callback import MemorySink, Reading
 from spinal_callback.records import Header
 from spinal_callback.sinks.recorder import Recorder
-from spinal_callback.sinks.wandb import WandbSink, _draw
+from spinal_callback.sinks.wandb import WandbSink
 
 
 def header(layers: int) -> Header:
@@ -71,7 +71,7 @@ def main() -> None:
             told.append(milliseconds(lambda one=one: recorder.write(one)))  # type: ignore[misc]
         assert sink._history.trace is not None
         trace = sink._history.trace
-        drawn = [milliseconds(lambda: _draw(run, trace)) for _ in range(5)]
+        drawn = [milliseconds(lambda: sink._draw(run, trace)) for _ in range(5)]
         ended = milliseconds(recorder.close)
         size = (Path(folder) / "_spinal" / "report.html").stat().st_size
     print(f"{args.layers} layers, {args.readings} readings, W&B offline; ms: median (least to most)")

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from ..distributed import collectives
 from ..probe.batching import batches, shares
 from ..probe.model_parts import ReadableModel
-from ..probe.prompts import rows_of
 from ..probe.rows import read_row
+from ..probe.sources import rows_of
 
 GRADIENT_LIMIT = 2 << 30  # bytes of gradients, in float32, held at a time: more layers take more passes
 BATCH_TOKENS = 1024  # padded tokens of the answers, with their prompts, that run together

@@ -6,6 +6,7 @@ Nothing outside this package uses torch.distributed. How weights are sharded is 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -14,10 +15,13 @@ import torch.distributed as dist
 from accelerate.state import PartialState
 from torch import Tensor
 
+from ..failures import described, placed
+
 T = TypeVar("T")
 FAILED, NO_MEMORY, FINE = 0, 1, 2  # how a rank's work ended; the least over ranks decides for all
 NO_MEMORY_WORDS = ("out of memory", "can't allocate memory", "alloc_failed")
 MESSAGE_BYTES = 512  # of a failure's message that the failing rank sends to the others
+MEETING_SECONDS = 120.0  # that ranks wait for each other when training begins
 
 
 def join_ranks() -> torch.device | None:
@@ -77,20 +81,56 @@ def same_on_all_ranks(hexadecimal: str, device: torch.device) -> bool:
 # --- failures --------------------------------------------------------------------------------------------------------
 
 
+class _Meetings:
+    """How often this process has called `meet`; the mark of the error that all ranks agreed on and are raising now."""
+
+    count = 0
+    agreed: object = None
+
+
+def meet(who: str) -> None:
+    """Waits until every rank is here, `MEETING_SECONDS` at most. No collective: a rank that is elsewhere hangs nobody.
+
+    Args:
+        who: what must be on every rank, for the message.
+
+    Raises:
+        ValueError: a rank did not come.
+    """
+    if world_size() == 1:
+        return
+    store = dist.distributed_c10d._get_default_store()
+    _Meetings.count += 1
+    key, deadline = f"spinal_callback/{_Meetings.count}", time.monotonic() + MEETING_SECONDS
+    here = store.add(key, 1)
+    while here < world_size():
+        if time.monotonic() > deadline:
+            raise ValueError(
+                f"only {here} of {world_size()} ranks began training with {who} within {MEETING_SECONDS:.0f} s:"
+                f" give {who} to the trainer on every rank, not on the main process alone"
+            )
+        time.sleep(0.02)
+        here = store.add(key, 0)
+
+
 def together(work: Callable[[], T], device: torch.device) -> T:
     """Runs `work` on every rank and raises on all of them if it failed on any: no rank goes on to a collective alone.
 
-    `work` must not fail on one rank while others still enter a collective inside it: they would hang. It may call
-    `together` itself.
+    `work` must not fail on one rank while others still enter another collective inside it than `together` itself.
 
     Raises:
         torch.OutOfMemoryError: some rank ran out of memory, none failed otherwise.
         Exception: the rank's own, or RuntimeError where only another rank failed; it names that rank and its error.
     """
     error: Exception | None = None
+    _Meetings.agreed = None
     try:
         result = work()
     except Exception as caught:
+        # A `together` inside has raised it on all ranks. On another rank that may have been this very call: another
+        # vote would be one more than there are on that rank.
+        if _Meetings.agreed is not None and getattr(caught, "agreed", None) is _Meetings.agreed:
+            raise
         error = _uniform(caught)
     outcome = FINE if error is None else NO_MEMORY if isinstance(error, torch.OutOfMemoryError) else FAILED
     worst = least(outcome, device)
@@ -98,10 +138,13 @@ def together(work: Callable[[], T], device: torch.device) -> T:
         return result
     try:
         first = least(rank() if outcome == worst else world_size(), device)
-        message = _message_from(first, repr(error), device)
-        if error is not None and outcome == worst:
-            raise error
-        raise (RuntimeError if worst == FAILED else torch.OutOfMemoryError)(f"rank {first}: {message}")
+        message = _message_from(first, "" if error is None else f"{placed(error)}\n{described(error)}", device)
+        if error is None or outcome != worst:
+            place, _, whole = message.partition("\n")
+            error = (RuntimeError if worst == FAILED else torch.OutOfMemoryError)(f"rank {first}: {whole}")
+            error.place = f"rank {first}: {place}"  # type: ignore[attr-defined]
+        error.agreed = _Meetings.agreed = object()  # type: ignore[attr-defined]
+        raise error
     finally:
         del error  # it holds this frame, and with it the tensors of the pass that failed
 

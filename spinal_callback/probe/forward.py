@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -74,14 +75,10 @@ class Forward:
         """
         if self._tried_prefix or self._backend.shards_weights or self._model.virtual_tokens:
             return
-        self._tried_prefix = True
-        prefix = common_prefix(self._ids, self._first_position)
-        if not prefix:
-            return
-        try:
-            right = self._reads_the_same(prefix)
-        except Exception:  # whatever a model cannot do with a cache
-            right = False
+        self._tried_prefix, prefix, right = True, [], False
+        with contextlib.suppress(Exception):  # whatever a model cannot do with a cache
+            prefix = common_prefix(self._ids, self._first_position)
+            right = bool(prefix) and self._reads_the_same(prefix)
         if collectives.least(int(right), self._device):
             self._use_prefix(prefix)
 
@@ -169,6 +166,13 @@ class Forward:
         for batch, states in zip(plan[:own], whole, strict=False):
             rows |= zip(batch.prompts, states.split(self.counts[batch.prompts].tolist(), dim=1), strict=True)
         return torch.cat([whole[0][:, :0], *(rows[i] for i in share)], dim=1)
+
+    def run_alone(self, prompt: int) -> None:
+        """Runs one prompt, the same on every rank, and raises whatever is wrong with its states."""
+        inputs = self._inputs(Batch([prompt]))
+        with surviving(self._model.layers, self._backend, self._model.returns_tuple):
+            kept = self._run(*inputs, None)
+        stack_states(kept)
 
     def _inputs(self, batch: Batch) -> tuple[Tensor, tuple[Tensor, Tensor], int]:
         """Token ids on the device, which positions of them to keep (batch index, token index), tokens run before."""

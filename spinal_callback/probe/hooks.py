@@ -60,10 +60,11 @@ def stack_states(kept: list[Tensor | None]) -> Tensor:
 
 @dataclass
 class LayerNotes:
-    """How a layer ran: the dtype it was autocast to (None: it was not), and whether it returned a tuple."""
+    """How a layer ran: the dtype it was autocast to (None: it was not), whether it returned a tuple, and what shape."""
 
     autocast: torch.dtype | None = None
     returns_tuple: bool = False
+    shape: tuple[int, ...] = ()
 
 
 @contextlib.contextmanager
@@ -78,7 +79,8 @@ def noted(layer: nn.Module) -> Iterator[LayerNotes]:
     def hook(module: nn.Module, args: Any, output: Any) -> None:
         with contextlib.suppress(Exception):
             notes.returns_tuple = isinstance(output, tuple)
-            device = (output[0] if notes.returns_tuple else output).device.type
+            states = output[0] if notes.returns_tuple else output
+            notes.shape, device = tuple(states.shape), states.device.type
             notes.autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
     handle = layer.register_forward_hook(hook)

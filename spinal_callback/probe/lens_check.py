@@ -34,7 +34,7 @@ class Observation:
 
     Attributes:
         states: `[L, 2, d]` hidden states.
-        logits: `[2, V]` the model's own.
+        logits: `[2, V]` the model's own, or `[1, V]`.
         notes: how the first layer ran.
     """
 
@@ -65,14 +65,32 @@ def check_lens(
     """
     with undisturbed(model, backend):
         with autocast_to(autocast, device), surviving(parts.layers, backend):
-            seen = _observe(backend.root(model), parts, tokens, device)
+            seen = _observe(backend.root(model), parts, [[*tokens, 0], [*tokens, 1]], device)
+            again = [] if _alike(seen) else [_alone(backend.root(model), parts, [*tokens, i], device) for i in (0, 1)]
+        if again:
+            states = torch.cat([one.states for one in again], dim=1)
+            seen = dataclasses.replace(again[0], states=states)
         with backend.whole(parts.norm, parts.head):
-            return _fitted(model.config, parts, seen)
+            return dataclasses.replace(_fitted(model.config, parts, seen), draws=bool(again))
 
 
-def _observe(root: Callable[..., Any], parts: ModelParts, tokens: list[int], device: torch.device) -> Observation:
-    ids = torch.tensor([[*tokens, 0], [*tokens, 1]], device=device)
-    where = (torch.tensor([0, 1]), torch.tensor([len(tokens) - 1] * 2))
+def _alone(root: Callable[..., Any], parts: ModelParts, tokens: list[int], device: torch.device) -> Observation:
+    """One row alone, with random numbers that begin anew: dropout that is always on makes two rows differ."""
+    torch.manual_seed(0)
+    return _observe(root, parts, [tokens], device)
+
+
+def _alike(seen: Observation) -> bool:
+    """Whether both rows have the same states, but for rounding, before the token in which they differ; or NaN."""
+    tolerance = rounding({seen.states.dtype, seen.logits.dtype, seen.notes.autocast})
+    return not bool(seen.states.isfinite().all()) or _distance(seen.states[:, 0], seen.states[:, 1]) <= tolerance
+
+
+def _observe(root: Callable[..., Any], parts: ModelParts, rows: list[list[int]], device: torch.device) -> Observation:
+    """Runs rows of equal length; all but the last token of each are read."""
+    ids = torch.tensor(rows, device=device)
+    tokens = rows[0][:-1]
+    where = (torch.arange(len(rows)), torch.tensor([len(tokens) - 1] * len(rows)))
     with kept_states(parts.layers, where, ids.shape[1]) as kept, noted(parts.layers[0]) as notes:
         logits = root(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
     return Observation(stack_states(kept), logits[:, len(tokens) - 1 + logits.shape[1] - ids.shape[1]], notes)
@@ -83,10 +101,20 @@ def _fitted(config: Any, parts: ModelParts, seen: Observation) -> ReadableModel:
     # autocast and adapters may return float32 for what was computed more roughly
     of_head = (p.dtype for p in parts.head.parameters() if p.is_floating_point())
     tolerance = rounding({seen.states.dtype, seen.logits.dtype, seen.notes.autocast, *of_head})
+    if len(seen.notes.shape) != 3:
+        raise ValueError(
+            f"{parts.name}: its layers return states of shape {seen.notes.shape}; SPINAL reads one state per token,"
+            " [prompts, tokens, width]"
+        )
     _check_states(parts.name, seen.states, tolerance)
     own = seen.logits[0].float()
     readable = ReadableModel(
-        **vars(parts), finish=identity, width=seen.states.shape[-1], vocabulary=own.shape[-1], **vars(seen.notes)
+        **vars(parts),
+        finish=identity,
+        width=seen.states.shape[-1],
+        vocabulary=own.shape[-1],
+        autocast=seen.notes.autocast,
+        returns_tuple=seen.notes.returns_tuple,
     )
     try:
         raw = torch.cat([z for _, z in lens_chunks(readable, seen.states[-1:, :1], BLOCK)], -1)[0, 0]

@@ -54,6 +54,7 @@ class ReadableModel(ModelParts):
         vocabulary: V.
         autocast: dtype that its layers are autocast to; None: they are not.
         returns_tuple: whether its layers return tuples.
+        draws: whether it draws random numbers in evaluation mode, as with dropout that is never turned off.
     """
 
     finish: Finish
@@ -61,6 +62,7 @@ class ReadableModel(ModelParts):
     vocabulary: int
     autocast: torch.dtype | None
     returns_tuple: bool
+    draws: bool = False
 
 
 def locate(model: Any, root_only: bool = False) -> ModelParts:
@@ -86,33 +88,37 @@ def locate(model: Any, root_only: bool = False) -> ModelParts:
             f"{name} has no language head (get_output_embeddings() is None): SPINAL reads next-token logits"
         )
     decoder = base.get_decoder()
+    holder, layers = _layers(name, decoder, config.get_text_config().num_hidden_layers)
     if decoder is base:  # Llama 4 has no better answer
-        decoder = getattr(base, base.base_model_prefix, base)
+        decoder = holder
     virtual = getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False)
     return ModelParts(
         name=name,
         forward=_root(model, base) if root_only else model if virtual else decoder,
-        layers=_layers(name, decoder, config.get_text_config().num_hidden_layers),
-        norm=_norm(name, decoder),
+        layers=layers,
+        norm=_norm(name, holder, decoder),
         head=head,
         virtual_tokens=virtual,
         cache_argument="cache" if "cache" in _arguments(decoder) else "past_key_values",  # renamed in transformers 5.24
     )
 
 
-def _layers(name: str, decoder: nn.Module, depth: int) -> list[nn.Module]:
-    for module in decoder.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == depth:
-            return list(module)
+def _layers(name: str, decoder: nn.Module, depth: int) -> tuple[nn.Module, list[nn.Module]]:
+    """The decoder layers, and the module that holds their list."""
+    for holder in decoder.modules():
+        for child in holder.children():
+            if isinstance(child, nn.ModuleList) and len(child) == depth:
+                return holder, list(child)
     raise ValueError(f"{name}: no list of {depth} decoder layers under {type(decoder).__name__}, looked at every child")
 
 
-def _norm(name: str, decoder: nn.Module) -> nn.Module:
-    for known in NORM_NAMES:
-        if isinstance(norm := getattr(decoder, known, None), nn.Module):
-            return norm
+def _norm(name: str, *holders: nn.Module) -> nn.Module:
+    for holder in holders:
+        for known in NORM_NAMES:
+            if isinstance(norm := getattr(holder, known, None), nn.Module):
+                return norm
     tried = ", ".join(NORM_NAMES)
-    raise ValueError(f"{name}: {type(decoder).__name__} has no final norm under any of the names {tried}")
+    raise ValueError(f"{name}: {type(holders[-1]).__name__} has no final norm under any of the names {tried}")
 
 
 def _root(model: Any, base: nn.Module) -> Callable[..., Any]:

@@ -71,15 +71,20 @@ class Probe:
 
     @property
     def notes(self) -> list[str]:
-        """What cannot be measured with this model and these settings, and why: one sentence each."""
-        if has_curvature(self.window, self.layers):
-            return []
-        first, last = self.window
-        layers = f"layers {first} to {last}" if last > first else f"layer {first} alone"
-        return [
-            f"the late window is {layers}, too few for a curvature: coherence and score are not computed;"
-            " window=(first, last) sets a longer one"
-        ]
+        """What a reader of this run's readings should know: one sentence each."""
+        notes = []
+        if skipped := self.prompts.skipped:
+            notes.append(f"rows of the data whose prompt is empty are not probed: {skipped} of those looked at")
+        if self.sampler.parts.draws:
+            notes.append("the model draws random numbers in evaluation mode: each reading draws the same ones")
+        if not has_curvature(self.window, self.layers):
+            first, last = self.window
+            layers = f"layers {first} to {last}" if last > first else f"layer {first} alone"
+            notes.append(
+                f"the late window is {layers}, too few for a curvature: coherence and score are not computed;"
+                " window=(first, last) sets a longer one"
+            )
+        return notes
 
     def read(self, step: int, gradients: Tensor | None = None) -> Reading:
         """Reads the policy as it is now. A collective.

@@ -19,7 +19,11 @@ class Row:
     rejected: list[int] = field(default_factory=list)
 
 
-def read_row(row: Any, tokenizer: Any) -> Row:
+class EmptyPromptError(ValueError):
+    """A row whose prompt has no tokens: training passes over it."""
+
+
+def read_row(row: Any, tokenizer: Any, template: Mapping[str, Any] | None = None) -> Row:
     """The token ids of one row. Those of a row of text are the ones that TRL's DPOTrainer makes of it.
 
     Args:
@@ -27,21 +31,26 @@ def read_row(row: Any, tokenizer: Any) -> Row:
             counts as missing.
         tokenizer: a transformers tokenizer, or a processor: then the text of a row that also has images is read.
             Tokenized rows need none.
+        template: arguments of the trainer for the chat template; a row's own come first.
 
     Raises:
-        ValueError: another type of row, other columns, an empty prompt, text without a tokenizer, messages without a
-            chat template, or messages that the template does not accept. The message continues the name of the row.
+        EmptyPromptError: the prompt is empty.
+        ValueError: another type of row, other columns, ids that are no numbers, text without a tokenizer, messages
+            without a chat template, or messages that the template does not accept. The message continues the name of
+            the row.
     """
     if isinstance(row, str) or is_chat(row):
         row = {"prompt": row}
     if not isinstance(row, Mapping):
         raise ValueError(f"must be a string, chat messages or a row, got {type(row).__name__}")
     row = {name: value for name, value in row.items() if value is not None}
+    if template:
+        row["chat_template_kwargs"] = {**template, **row.get("chat_template_kwargs", {})}
     for columns, read in KINDS:
         if all(name in row for name in columns):
             found = read(row, tokenizer)
             if not found.prompt:
-                raise ValueError("is empty: every prompt needs at least one token")
+                raise EmptyPromptError("is empty: every prompt needs at least one token")
             return found
     known = ", ".join(" and ".join(columns) for columns, _ in KINDS)
     raise ValueError(f"has the columns {', '.join(map(repr, row))}; one of {known} is needed")
@@ -92,7 +101,18 @@ def _split(ids: list[int], trained: Iterable[Any]) -> tuple[list[int], list[int]
 
 
 def _ids(values: Iterable[Any]) -> list[int]:
-    return [int(value) for value in values]  # a data set may be formatted to give tensors
+    """Whole numbers; a data set may be formatted to give tensors or arrays.
+
+    Raises:
+        ValueError: something else.
+    """
+    try:
+        found = [(int(value), value) for value in values]
+    except (TypeError, ValueError):
+        found = [(0, None)]
+    if any(number != value for number, value in found):
+        raise ValueError("has token ids that are no list of whole numbers")
+    return [number for number, _ in found]
 
 
 # --- rows of text
@@ -116,11 +136,13 @@ def _shared(a: Any, b: Any) -> int:
 
 def _completion(row: Mapping[str, Any], tokenizer: Any) -> Row:
     """A prompt, and one answer if there is one."""
+    _check(prompt=row["prompt"])
     return _encoded(row, tokenizer, row["prompt"], row.get("chosen") or row.get("completion"))
 
 
 def _conversation(row: Mapping[str, Any], tokenizer: Any) -> Row:
     """Messages: the answer is the assistant's last one, if they end with it."""
+    _check(messages=row["messages"])
     messages = list(row["messages"])
     end = len(messages) - (len(messages) > 1 and messages[-1].get("role") == "assistant")
     return _encoded(row, tokenizer, messages[:end], messages[end:])
@@ -146,7 +168,7 @@ def _encoded(row: Mapping[str, Any], tokenizer: Any, prompt: Any, chosen: Any = 
 
 def _check(**parts: Any) -> None:
     for name, value in parts.items():
-        if not isinstance(value, str) and not is_chat(value):
+        if not isinstance(value, str) and not is_chat(value) and value != []:
             raise ValueError(f"has {name} of type {type(value).__name__}: it must be a string or chat messages")
 
 
@@ -162,7 +184,11 @@ def _plain_encoder(tokenizer: Any) -> Callable[[str, Any], list[int]]:
         if answer:
             answer = answer[-1]["content"] if is_chat(answer) else answer
             prompt += answer if answer.endswith(end) else answer + end
-        return list(inner(prompt)["input_ids"])
+            return list(inner(prompt)["input_ids"])
+        ids = list(inner(prompt)["input_ids"])
+        # some tokenizers end every text (`add_eos_token`), but in training an answer follows the prompt
+        ended = len(ids) > 1 and ids[-1] == getattr(inner, "eos_token_id", None) and not (end and prompt.endswith(end))
+        return ids[:-1] if ended else ids
 
     return encode
 
@@ -197,7 +223,7 @@ def _text_only(message: dict[str, Any], as_parts: bool) -> dict[str, Any]:
     """A message without its images. `content` becomes a list of text parts, as processors take it, or a string."""
     content = message.get("content")
     if isinstance(content, list):
-        texts = [part["text"] for part in content if part.get("type") == "text"]
+        texts = [part["text"] for part in content if isinstance(part, Mapping) and isinstance(part.get("text"), str)]
     else:
         texts = [content] if content else []
     if as_parts:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..failures import described, warn
 from .prompts import PromptSet
 
 
@@ -57,6 +57,7 @@ class Sample:
     def save(self, path: Path, prompts: PromptSet) -> None:
         """Writes the sample as safetensors, with the hash of its prompts. A kill leaves no torn file at `path`."""
         part = path.with_suffix(".part")
+        part.unlink(missing_ok=True)  # of a run that was killed here, or a link to somewhere else
         save_file({k: v.contiguous() for k, v in vars(self).items()}, part, metadata={"probe": prompts.hash})
         part.replace(path)
 
@@ -68,5 +69,5 @@ class Sample:
                 if file.metadata()["probe"] == prompts.hash:
                     return cls(**{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         except Exception as error:  # torn, or of another version: the run that resumes goes on without it
-            warnings.warn(f"spinal: cannot read {path}: {error!r}", stacklevel=2)
+            warn(f"cannot read {path}: {described(error)}")
         return None

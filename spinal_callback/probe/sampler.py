@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -71,6 +72,7 @@ class Sampler:
         self._bytes_a_row = self.parts.width * len(self.parts.layers) * next(model.parameters()).element_size()
         self._check_size()
         self.answers = AnswerReader(self.parts, prompts.pairs, self.backend, self.device) if prompts.pairs else None
+        self._check_longest(prompts)
 
     def _check_size(self) -> None:
         rows, prompts = int(self._fitted.sum()), len(self._counts)
@@ -81,12 +83,32 @@ class Sampler:
                 f" {size >> 20} MiB; num_prompts={prompts * STATES_LIMIT // size} would fit"
             )
 
+    def _check_longest(self, prompts: PromptSet) -> None:
+        """Runs the longest prompt: the lens check has run the beginning of the shortest alone.
+
+        Raises:
+            ValueError: the model cannot run it.
+        """
+        longest = max(range(len(prompts.ids)), key=lambda i: len(prompts.ids[i]))
+        try:
+            with self._undisturbed():
+                collectives.together(lambda: self.forward.run_alone(longest), self.device)
+        except torch.OutOfMemoryError:  # a reading that runs out of memory is recorded
+            return
+        except Exception as error:
+            raise ValueError(
+                f"{self.parts.name} cannot run the longest prompt, which has {len(prompts.ids[longest])} tokens"
+                f" ({type(error).__name__}: {error}): use a smaller max_prompt_tokens, or other prompts"
+            ) from error
+
     def sample(self, reference: Sample | None = None) -> Sample:
         """One pass. Without a `reference` the final logits are kept, so that the sample can be one. A collective."""
-        with undisturbed(self._model, self.backend):
+        with self._undisturbed():
+            if self.parts.draws:
+                torch.manual_seed(0)
             self.forward.share_prefix()
             most = max(PIECE_LIMIT / self._bytes_a_row, 1) if self._everywhere else math.inf
-            pieces = self.forward.pieces(most)
+            pieces = collectives.together(lambda: self.forward.pieces(most), self.device)
             own = [i for parts in pieces for i in parts[collectives.rank()]]
             read: list[dict[str, Tensor]] = []
             done = 0
@@ -103,7 +125,7 @@ class Sampler:
     def _read_answers(self, reader: AnswerReader) -> dict[str, Tensor]:
         """`Sample.answers` and `Sample.answer_tokens`."""
         reader.forward.share_prefix()
-        parts = reader.forward.shares()
+        parts = collectives.together(reader.forward.shares, self.device)
         own = parts[collectives.rank()]
         states = self._halving("tokens", lambda: reader.forward.states(parts, self.at_a_time["tokens"]))
         with self.backend.whole(self.parts.norm, self.parts.head):
@@ -112,9 +134,18 @@ class Sampler:
         whole = collectives.summed_together(lambda: {"answers": _spread(read, place, count, dim=0)}, self.device)
         return {"answers": whole["answers"].cpu().view(2, -1), "answer_tokens": reader.tokens}
 
+    @contextlib.contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        """`undisturbed`, entered and left by all ranks or by none: a rank that fails there must not go on alone."""
+        with contextlib.ExitStack() as stack:
+            collectives.together(lambda: stack.enter_context(undisturbed(self._model, self.backend)), self.device)
+            yield
+            collectives.together(stack.close, self.device)
+
     def without_adapters(self) -> Sample | None:
         """A sample of an adapter run's policy before any training, without a second model; None for a full model."""
-        with without_adapters(self._model) as has_adapters:
+        with contextlib.ExitStack() as stack:
+            has_adapters = collectives.together(lambda: stack.enter_context(without_adapters(self._model)), self.device)
             return self.sample() if has_adapters else None
 
     def squared_gradients(self) -> Tensor:

@@ -8,7 +8,7 @@ from ..records import Alert, Reading
 from ..report.labels import CURVES, NUMBERS
 from ..traces import numbers
 
-STEP = "train/global_step"  # the x axis that the Trainer's own rows carry in W&B
+STEP = "spinal/step"  # the x axis of our rows in W&B: training steps, as in the Trainer's `train/global_step`
 ALERTS = "spinal/alerts"  # number of alerts so far
 LAYERS = "spinal_layers/"  # of a section of their own in W&B: a deep model has hundreds of them
 LOGGED = {f"spinal/{column}": column for column, number in NUMBERS.items() if number.logged}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from ..failures import warn
 from ..records import LEVELS, Alert, Header, Reading, Record
 from ..report.labels import NUMBERS
 from ..report.verdict import verdict
@@ -17,6 +17,7 @@ from .base import Sink, installed, require
 from .history import History, evenly
 from .logged_values import ALERTS, LOGGED, STEP, alert_text, finite, headlines, layer_names, layer_scalars
 from .throttle import AlertThrottle, ImageThrottle
+from .wandb_rows import WandbRows
 
 ROWS = 10_000  # W&B shows no more of a table
 SUMMARY = {"spinal/start/late_alpha": "alpha", "spinal/start/late_transport": "transport"}  # the first reading's means
@@ -26,9 +27,8 @@ COLUMNS = ("alpha", "alpha_se", "alpha_r2", "effective_rank", "transport", "tran
 class WandbSink(Sink):
     """Logs to the W&B run that is open when a record comes; if none is open, it does nothing.
 
-    Rows carry `train/global_step` and are logged without `step=`: with it, W&B drops rows once its own counter is
-    ahead. An alert is also sent as W&B's own, which can notify people. `SpinalConfig.layer_logging` says how much is
-    logged per layer.
+    Rows carry `spinal/step`, the training step, and leave W&B's own counter alone (`WandbRows`). An alert is also sent
+    as W&B's own, which can notify people. `SpinalConfig.layer_logging` says how much is logged per layer.
 
     Raises:
         ImportError: wandb is not installed.
@@ -40,10 +40,11 @@ class WandbSink(Sink):
         self._summarized = (0, 0)  # alerts and readings (2: or more) at that run's last summary
         self._alerts, self._images, self._history = AlertThrottle(), ImageThrottle(), History()
         self._report: Path | None = None
-        self._layer_logging = "scalars"
+        self._layer_logging, self._rows = "scalars", WandbRows()
 
     def begin(self, trace: Path, report: Path) -> None:
         self._history, self._images, self._report = History(), ImageThrottle(), report
+        self._rows = WandbRows()
 
     def resume(self, earlier: Sequence[Record]) -> None:
         self._history = History(earlier)
@@ -61,24 +62,30 @@ class WandbSink(Sink):
         row = headlines(record, len(trace.alerts))
         if isinstance(record, Reading) and self._layer_logging == "scalars":
             row |= finite(layer_scalars(record))
-        run.log({**row, STEP: record.step})
+        self._rows.log(run, {**row, STEP: record.step}, record.step)
         self._summarize(run, trace)
         if isinstance(record, Alert):
             if self._alerts.allows(record):
                 run.alert(f"spinal: {record.rule}", alert_text(record), level=record.level.upper())
         elif self._images.allows(self._history.seen):
-            _draw(run, trace)
+            self._draw(run, trace)
 
     def close(self) -> None:
         run, trace = _run(), self._history.trace
         if run is None or trace is None or self._described != run.id or not trace.readings:
             return
+        last = trace.readings[-1].step
         if self._images.allows(self._history.seen, at_the_end=True):
-            _draw(run, trace)
+            self._draw(run, trace)
         if self._layer_logging != "off":
-            _log_table(run, trace)
+            self._rows.log(run, {"spinal/layers": _table(trace), STEP: last}, last)
         if self._report is not None and self._report.exists():
-            _log_report(run, self._report, trace.readings[-1].step)
+            _log_report(run, self._report, last)
+
+    def _draw(self, run: Any, trace: Trace) -> None:
+        if installed("PIL"):
+            step = trace.readings[-1].step
+            self._rows.log(run, {**_images(trace), STEP: step}, step)
 
     def _summarize(self, run: Any, trace: Trace) -> None:
         """Keeps the verdict in the run's summary up to date, so that a run that is killed has one, too."""
@@ -107,31 +114,29 @@ def _describe(run: Any, header: Header, layer_logging: str) -> None:
     run.config.update(
         {"spinal": {**settings, "late_window": list(header.window), **header.config}}, allow_val_change=True
     )
+    run.define_metric(STEP, hidden=True)
     for name in (ALERTS, *LOGGED, "spinal/heatmaps", "spinal/depth_trace", "spinal/layers"):
         hidden = name in LOGGED and NUMBERS[LOGGED[name]].part == "error"
         run.define_metric(name, step_metric=STEP, hidden=hidden)
     for name in layer_names(header.layers) if layer_logging == "scalars" else ():
         run.define_metric(name, step_metric=STEP, hidden=True, summary="none")
     if not installed("PIL"):
-        warnings.warn("spinal: no images in W&B without Pillow: pip install pillow", stacklevel=2)
+        warn("no images in W&B without Pillow: pip install pillow")
 
 
-def _draw(run: Any, trace: Trace) -> None:
-    if not installed("PIL"):
-        return
+def _images(trace: Trace) -> dict[str, Any]:
     import wandb
 
     from ..report.images import depth_trace, heatmaps
 
     images = {"spinal/heatmaps": heatmaps(trace), "spinal/depth_trace": depth_trace(trace)}
-    run.log({**{name: wandb.Image(image) for name, image in images.items()}, STEP: trace.readings[-1].step})
+    return {name: wandb.Image(image) for name, image in images.items()}
 
 
-def _log_table(run: Any, trace: Trace) -> None:
+def _table(trace: Trace) -> Any:
     import wandb
 
-    table = wandb.Table(["step", "layer", *COLUMNS], _rows(trace), allow_mixed_types=True)
-    run.log({"spinal/layers": table, STEP: trace.readings[-1].step})
+    return wandb.Table(["step", "layer", *COLUMNS], _rows(trace), allow_mixed_types=True)
 
 
 def _log_report(run: Any, report: Path, step: int) -> None:

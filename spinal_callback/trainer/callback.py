@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import HubStrategy
 
 from ..alerts.calibration import load_rules
 from ..config import SpinalConfig
 from ..distributed import collectives
 from ..distributed.sharding import engine_autocast
+from ..failures import described, warn
 from ..probe import Probe
 from ..probe.model_parts import locate
-from ..probe.prompts import PromptSet, check_restart
+from ..probe.prompts import MOST_ROWS, PromptSet
+from ..probe.sources import check_restart, data_of
+from ..run_folder import REFERENCE_FILE, checkpoint_name, pushed_reference_path
 from ..sinks import Sink
 from ..sinks.recorder import Recorder
 from .monitor import Monitor
@@ -27,8 +34,7 @@ class SpinalCallback(TrainerCallback):
 
     Args:
         config: a `SpinalConfig`; or give its fields as keywords: `SpinalCallback(every=25, stop_on="error")`.
-        prompts: strings, lists of chat messages, or a data set. None: the trainer's evaluation data if they are loaded
-            when training begins, else its training data.
+        prompts: strings, lists of chat messages, or a data set. None: the trainer's training data.
         sinks: `Sink` objects, or the names "wandb", "trackio" and "terminal"; the trace file is always written. None:
             the terminal and every installed tracker. A tracker receives records only while a run of it is open.
         fields: fields of `SpinalConfig`.
@@ -53,6 +59,7 @@ class SpinalCallback(TrainerCallback):
         spinal/alerts                   alerts so far
         spinal/overhead                 share of wall time spent probing so far
         spinal/interval                 steps until the next probe
+        spinal/step                     training step of the row, the x axis of all
         spinal/verdict                  in the run's summary: the report's verdict, such as Healthy
         spinal/worst_alert              in the run's summary: none, warn or error
         spinal/start/late_alpha         in the run's summary: the late means of the first reading
@@ -87,52 +94,89 @@ class SpinalCallback(TrainerCallback):
     ) -> None:
         self.config = SpinalConfig.of(config, fields, ("prompts", "sinks"))
         self._limits = load_rules(self.config.rules) if self.config.rules else {}
-        self._prompts = prompts
+        # an iterator is used up by the first run
+        self._prompts = list(itertools.islice(prompts, MOST_ROWS)) if isinstance(prompts, Iterator) else prompts
         self._recorder = Recorder(sinks)
         self._monitor: Monitor | None = None  # while a run is watched
+        self._state: TrainerState | None = None  # of that run
+        self._trials = 0  # of a hyperparameter search
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._monitor = None  # that of a run which was interrupted
-        probe, folder = self._build_probe(args, kwargs), Path(args.output_dir or ".")
+        before, self._monitor, self._state = self._monitor, None, None  # of a run which was interrupted
+        collectives.meet("SpinalCallback")
+        self._check_alone(state)
+        probe, folder = self._build_probe(args, kwargs), self._folder(args, state)
         monitor = Monitor(self.config, self._limits, probe, self._recorder, folder, state.global_step)
-        monitor.begin(probe.header(kwargs["model"]), state, control)
-        self._monitor = monitor
+        # after running out of memory the Trainer begins again at step 0, with the weights as they are
+        again = before if args.auto_find_batch_size and state.global_step == 0 else None
+        monitor.begin(probe.header(kwargs["model"]), state, control, again)
+        self._monitor, self._state = monitor, state
+        _WATCHING.add(self)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self._monitor is not None:
-            self._monitor.before_optimizer_step(state)
+        self._pass_on(lambda monitor: monitor.before_optimizer_step(state))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self._monitor is not None:
-            self._monitor.step_ended(state, control)
+        self._pass_on(lambda monitor: monitor.step_ended(state, control))
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self._monitor is not None:
-            self._monitor.logged({"beta": getattr(args, "beta", None), **(kwargs.get("logs") or {})}, state)
+        numbers = {"beta": getattr(args, "beta", None), **(kwargs.get("logs") or {})}
+        self._pass_on(lambda monitor: monitor.logged(numbers, state))
+        if "train_runtime" in numbers:  # the last row: training is over, and the best model is not yet loaded
+            self._pass_on(lambda monitor: monitor.take_last(state, control))
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self._monitor is not None:
-            self._monitor.saved(state)
+        self._pass_on(lambda monitor: monitor.saved(state, self._place_of_reference(args, state, monitor.folder)))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        monitor, self._monitor = self._monitor, None
-        if monitor is not None:
-            best_was_loaded = args.load_best_model_at_end  # then these are not the last step's weights
-            readable = monitor.probe.sampler.backend.reads_after_training
-            monitor.end(state, control, last_weights=not best_was_loaded and readable)
+        best_was_loaded = args.load_best_model_at_end  # then these are not the last step's weights
+        self._pass_on(lambda monitor: monitor.end(state, control, last_weights=not best_was_loaded))
+        self._monitor = self._state = None
+
+    def _folder(self, args: TrainingArguments, state: TrainerState) -> Path:
+        """The run's folder; in a hyperparameter search the trial's, as the Trainer names it."""
+        folder = Path(args.output_dir or ".")
+        if not state.is_hyper_param_search:
+            return folder
+        self._trials += 1
+        return folder / (state.trial_name or f"run-{self._trials - 1}")
+
+    @staticmethod
+    def _place_of_reference(args: TrainingArguments, state: TrainerState, folder: Path) -> Path:
+        """Where the reference goes with a checkpoint: into it, unless it is pushed."""
+        if args.push_to_hub and args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+            return pushed_reference_path(folder)
+        checkpoint = folder / checkpoint_name(state.global_step)
+        if state.is_hyper_param_search and not checkpoint.is_dir():  # a study that was continued counts on
+            named = Path(args.output_dir or ".").glob(f"*/{checkpoint.name}")
+            checkpoint = max(named, key=os.path.getmtime, default=checkpoint)
+        return checkpoint / REFERENCE_FILE
+
+    def _pass_on(self, event: Callable[[Monitor], None]) -> None:
+        """Gives an event to the monitor. The last guard: whatever it raises does not reach training."""
+        if self._monitor is not None:
+            try:
+                event(self._monitor)
+            except Exception as error:
+                warn(f"the monitor failed, training continues: {described(error)}")
+
+    def _check_alone(self, state: TrainerState) -> None:
+        """Raises ValueError if another callback watches the same training: both would write one trace."""
+        if any(other._state is state for other in _WATCHING if other is not self):
+            raise ValueError("callbacks has two SpinalCallbacks: remove one of them, they would write the same trace")
 
     def _build_probe(self, args: TrainingArguments, trainer: Mapping[str, Any]) -> Probe:
         """The probe of a run that begins. Raises as the class says, on all ranks if on any."""
         model = trainer["model"]
         locate(model)  # a model that cannot be read is refused before its data are
         device = args.device if collectives.world_size() > 1 else model.get_input_embeddings().weight.device
-        prompts = collectives.together(lambda: self._collect(trainer), device)
+        prompts = collectives.together(lambda: self._collect(args, trainer), device)
         for what, digest in (("prompts", prompts.hash), ("config", _digest(self.config.to_json()))):
             if not collectives.same_on_all_ranks(digest, device):
                 raise ValueError(
@@ -142,19 +186,18 @@ class SpinalCallback(TrainerCallback):
         autocast = engine_autocast(args)
         return collectives.together(lambda: Probe(model, prompts, self.config, autocast, device), device)
 
-    def _collect(self, trainer: Mapping[str, Any]) -> PromptSet:
-        """The given prompts; without any, prompts of the evaluation data if loaded, else of the training data."""
-        source = self._prompts
-        if source is None:
-            loaders = (trainer.get("eval_dataloader"), trainer.get("train_dataloader"))
-            loader = next((x for x in loaders if x is not None), None)
-            if loader is None:
-                raise ValueError(
-                    "prompts is None, but the trainer has no data set to take them from: give prompts=[...]"
-                )
-            source = loader.dataset
-            check_restart(source, trainer.get("processing_class"))
-        return PromptSet.collect(source, trainer.get("processing_class"), self.config)
+    def _collect(self, args: TrainingArguments, trainer: Mapping[str, Any]) -> PromptSet:
+        """The given prompts; without any, prompts of the training data: the same whatever has been called before."""
+        source, tokenizer = self._prompts, trainer.get("processing_class")
+        if own := source is None:
+            source = data_of(trainer.get("train_dataloader"))
+            check_restart(source, tokenizer)
+        template = getattr(args, "chat_template_kwargs", None)  # of trainers that generate
+        template = json.loads(template) if isinstance(template, str) else template
+        return PromptSet.collect(source, tokenizer, self.config, trainer["model"], template, skip_empty=own)
+
+
+_WATCHING: WeakSet[SpinalCallback] = WeakSet()  # callbacks of this process that have seen a run begin
 
 
 def _digest(value: Any) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,14 +19,15 @@ from ..alerts.log_watch import LogWatch
 from ..alerts.rules import Limit
 from ..config import SpinalConfig
 from ..distributed import collectives
+from ..failures import described, placed, warn
 from ..probe import Probe
 from ..probe.undisturbed import random_states_kept
-from ..records import LEVELS, TRAINER_KEYS, Alert, Header, Reading
+from ..records import LEVELS, TRAINER_KEYS, Alert, Header, Reading, other_measure
 from ..run_folder import REFERENCE_FILE, checkpoint_name
 from ..sinks.recorder import Recorder
 from ..sinks.terminal import say
-from .resume import RunState, find_reference, load_state, save_state
-from .schedule import Clock, Cost, Schedule
+from .resume import KEY, RunState, find_reference, load_state, save_state
+from .schedule import CEILING, Clock, Cost, Schedule
 
 T = TypeVar("T")
 
@@ -55,7 +56,8 @@ class Monitor:
         folder: Path,
         step: int,
     ) -> None:
-        self.probe, self._config, self._recorder, self._folder = probe, config, recorder, folder
+        self.probe, self._config, self._recorder, self._limits = probe, config, recorder, limits
+        self.folder = folder.absolute()  # now, since a script may go to another folder
         self._device = probe.sampler.device
         self._schedule = Schedule(config.every, config.overhead)
         self._clock = Clock(step)
@@ -66,18 +68,28 @@ class Monitor:
         self._checkpoints: list[int] = []  # steps of those saved so far
         self._gradients: torch.Tensor | None = None  # squared norms, for the probe after the step
         self._saved_for_alert = self._said_gradients = False
+        self._measure: dict[str, Any] = {}
+        self._first: Reading | None = None
+        self._writing = 0.0  # seconds that the sinks took for the last reading
 
     # --- what happens in a run
 
     @random_states_kept()  # sinks may draw random numbers
-    def begin(self, header: Header, state: TrainerState, control: TrainerControl) -> None:
+    def begin(
+        self, header: Header, state: TrainerState, control: TrainerControl, before: Monitor | None = None
+    ) -> None:
         """Continues the run that wrote the checkpoint, if training resumes from one; else opens a new trace and probes.
+
+        Args:
+            before: of the same run, which ran out of memory and begins again at step 0 with weights that have moved.
+                Its start is this run's.
 
         Raises:
             ValueError: the run's folder cannot be written.
         """
-        home = self._resume(state)
-        collectives.together(lambda: self._open(header, home, state), self._device)
+        self._measure = header.measure
+        home, number, why = self._begun_again(before) if before is not None else self._resume(state)
+        collectives.together(lambda: self._open(header, home, state, number), self._device)
         for note in self.probe.notes:
             self._say(note)
         if self.probe.reference is None:
@@ -85,7 +97,7 @@ class Monitor:
         if home is None:
             if state.global_step > 0:
                 now = "the policy as it is now" if self.probe.reference is None else "the policy without adapters"
-                self._say(f"the checkpoint has no reference for these prompts; changes are measured from {now}")
+                self._say(f"{why}; changes are measured from {now}")
             self._take_reading(state, control)
 
     def before_optimizer_step(self, state: TrainerState) -> None:
@@ -98,7 +110,7 @@ class Monitor:
 
     def step_ended(self, state: TrainerState, control: TrainerControl) -> None:
         if self._due(state, state.global_step) or control.should_training_stop:
-            self._take_reading(state, control)
+            self._guarded(lambda: self._take_reading(state, control), state, "the reading was not recorded")
 
     def logged(self, numbers: Mapping[str, Any], state: TrainerState) -> None:
         """Keeps the Trainer's own numbers for the next reading, with the step that they belong to.
@@ -113,22 +125,29 @@ class Monitor:
             self._remember(state)
 
     @random_states_kept()
-    def saved(self, state: TrainerState) -> None:
-        """Puts the reference beside a checkpoint's weights: a run resumed there measures from the same step 0."""
-        folder = self._folder / checkpoint_name(state.global_step)
+    def saved(self, state: TrainerState, place: Path | None = None) -> None:
+        """Saves the reference with a checkpoint: a run resumed there measures from the same step 0.
+
+        Args:
+            place: its file; None: beside the checkpoint's weights.
+        """
+        file = place or self.folder / checkpoint_name(state.global_step) / REFERENCE_FILE
         self._checkpoints.append(state.global_step)
         if state.is_world_process_zero:
-            self._guarded(
-                lambda: self.probe.save_reference(folder / REFERENCE_FILE), state, "the reference was not saved"
-            )
+            self._guarded(lambda: self.probe.save_reference(file), state, "the reference was not saved")
         self._remember(state)
 
     @random_states_kept()
     def end(self, state: TrainerState, control: TrainerControl, last_weights: bool) -> None:
         """Probes the last step, unless that was done or the model has other weights by now; closes the sinks."""
-        if last_weights and self._last_step != state.global_step:
-            self._take_reading(state, control)
+        if last_weights:
+            self.take_last(state, control)
         self._recorder.close()
+
+    def take_last(self, state: TrainerState, control: TrainerControl) -> None:
+        """Probes the last step, unless that was done or the model cannot be read after training."""
+        if self._last_step != state.global_step and self.probe.sampler.backend.reads_after_training:
+            self._guarded(lambda: self._take_reading(state, control), state, "the reading was not recorded")
 
     # --- probing
 
@@ -169,31 +188,39 @@ class Monitor:
         self._schedule.adopt(reading.step, interval)
         if self._detector.unconfirmed:
             self._schedule.ask(reading.step + CONFIRM_AFTER)
+        self._first, began = self._first or reading, time.perf_counter()
         self._recorder.write(dataclasses.replace(reading, interval=self._schedule.until_next(reading.step)))
         for alert in alerts:
             named = self._with_last_good(alert)
             self._recorder.write(named)
             self._act(named, control)
+        self._writing = time.perf_counter() - began  # training waits for the sinks, too
+        self._clock.add_probe(self._writing)
 
     def _agreed(self, reading: Reading, state: TrainerState) -> tuple[Reading, Cost]:
         """The reading with what each rank measures for itself. All take rank zero's, so that they decide alike."""
         own = [self._clock.add_probe(reading.seconds), float(reading.peak_bytes)]
-        own += [reading.seconds, self._clock.step_seconds(state.global_step), self._clock.spent]
+        own += [reading.seconds + self._writing, self._clock.step_seconds(state.global_step), self._clock.spent]
         own += [self._logged.get(key, math.nan) for key in TRAINER_KEYS]
-        overhead, peak, seconds, step, spent, *logged = collectives.broadcast_from_zero(own, self._device)
+        own.append(reading.seconds)
+        overhead, peak, cost, step, spent, *logged, seconds = collectives.broadcast_from_zero(own, self._device)
         trainer = {key: value for key, value in zip(TRAINER_KEYS, logged, strict=True) if key in self._logged}
         agreed = dataclasses.replace(reading, seconds=seconds, overhead=overhead, peak_bytes=int(peak), trainer=trainer)
-        return agreed, Cost(seconds, step, spent)
+        return agreed, Cost(cost, step, spent)
 
     def _judge(self, reading: Reading) -> tuple[list[Alert], float]:
         """The alerts that a reading raises, and how near the nearest rule is to its limit."""
-        return self._detector.update(reading), self._detector.tension
+        try:
+            return self._detector.update(reading), self._detector.tension
+        except Exception:  # a state of the rules that a damaged checkpoint has brought: they begin anew
+            self._detector = Detector(self.probe.window, self._limits)
+            raise
 
     def _with_last_good(self, alert: Alert) -> Alert:
         """Names the last checkpoint saved before a reading without a sign of what the alert warns of."""
         calm = self._detector.calm(alert.rule)
         names = [checkpoint_name(step) for step in self._checkpoints if step <= calm]
-        kept = [name for name in names if os.path.isdir(self._folder / name)]  # also False if the file system fails
+        kept = [name for name in names if os.path.isdir(self.folder / name)]  # also False if the file system fails
         return alert.going_back_to(kept[-1]) if kept else alert
 
     def _act(self, alert: Alert, control: TrainerControl) -> None:
@@ -206,9 +233,9 @@ class Monitor:
 
     # --- the reference, and what a checkpoint carries
 
-    def _open(self, header: Header, home: Path | None, state: TrainerState) -> None:
+    def _open(self, header: Header, home: Path | None, state: TrainerState, number: int) -> None:
         if state.is_world_process_zero:
-            self._recorder.open(header, self._folder, state.global_step, home)
+            self._recorder.open(header, self.folder, state.global_step, home, number)
 
     def _take_reference(self) -> None:
         """Reads an adapter run's policy without its adapters; a full model's reference is its first reading."""
@@ -216,29 +243,62 @@ class Monitor:
         collectives.together(self.probe.take_reference, self._device)
         self._clock.add_probe(time.perf_counter() - began)
 
-    def _resume(self, state: TrainerState) -> Path | None:
-        """Takes over what the checkpoint carries; the folder of the run that wrote it.
+    def _resume(self, state: TrainerState) -> tuple[Path | None, int, str]:
+        """Takes over what the checkpoint carries: the folder of the run that wrote it, and the number of its trace.
 
-        None, if there is no checkpoint or no reference for it: this step has still to be probed.
+        None instead of a folder, if there is no checkpoint or no reference for it, and why: this step has still to be
+        probed.
         """
-        saved, home = load_state(state), None
-        if state.global_step > 0 and saved is not None:
+        saved, home, why = self._saved(state), None, "the checkpoint has no reference for these prompts"
+        if saved is not None and (other := other_measure(saved.measure, self._measure)):
+            saved, why = None, f"the readings so far cannot be continued: {other}"
+        if saved is not None:
             # the Trainer does not say where it resumes from: this run's folder, or that of the run which was saved
-            home = find_reference(self.probe, saved, (self._folder, Path(saved.folder)))
+            home = find_reference(self.probe, saved, (self.folder, Path(saved.folder)))
         everywhere = collectives.least(int(home is not None), self._device)
         if saved is None or not everywhere:
             self.probe.reference = None
-            return None
+            return None, 1, why
         if self._config.every == "auto":
-            self._schedule.adopt(saved.last, saved.interval)
-        self._detector.restore(saved.rules)
-        self._log_watch = LogWatch.from_json(saved.log_watch)
+            self._schedule.adopt(min(saved.last, state.global_step), min(saved.interval, CEILING))
+        self._restore_rules(saved)
         self._schedule.ask(saved.asked)
         self.probe.sampler.remember(saved.at_a_time)
         self._last_step, self._saved_for_alert = saved.last, saved.saved_for_alert
         self._checkpoints = [*saved.checkpoints, state.global_step]
         self._logged = dict(saved.logged)
-        return home
+        return home, saved.number, ""
+
+    def _restore_rules(self, saved: RunState) -> None:
+        """The state of the alert rules and of the watch on the log; they begin anew, with a warning, if damaged."""
+        try:
+            self._log_watch = LogWatch.from_json(saved.log_watch)
+            self._detector.restore(saved.rules)
+            self._detector.tension  # noqa: B018  # computes every measure: a value of a wrong type shows here
+        except Exception as error:
+            self._detector, self._log_watch = Detector(self.probe.window, self._limits), LogWatch()
+            if collectives.rank() == 0:
+                warn(f"trainer_state.json, stateful_callbacks.{KEY}: the rules begin anew: {described(error)}")
+
+    def _begun_again(self, before: Monitor) -> tuple[Path | None, int, str]:
+        """Takes over the start of the same run, as `_resume` does: the reference, and its first reading."""
+        first, reference = before._first, before.probe.reference
+        same = first is not None and reference is not None and before._measure == self._measure
+        if not collectives.least(int(same), self._device) or first is None:
+            return None, 1, ""
+        self.probe.reference, self._first, self._last_step = reference, first, first.step
+        self._judge(first)
+        self._say("training begins again after it ran out of memory; changes are still measured from its first start")
+        return self.folder, self._recorder.number, ""
+
+    def _saved(self, state: TrainerState) -> RunState | None:
+        """What the checkpoint carries; None without one, and, with a warning, if it is damaged."""
+        try:
+            return load_state(state) if state.global_step > 0 else None
+        except ValueError as error:
+            if collectives.rank() == 0:
+                warn(f"{self.folder / checkpoint_name(state.global_step)}: {error}; the run continues without it")
+            return None
 
     def _remember(self, state: TrainerState) -> None:
         run = RunState(
@@ -248,11 +308,13 @@ class Monitor:
             rules=self._detector.state(),
             log_watch=self._log_watch.to_json(),
             reference=self.probe.fingerprint,
-            folder=str(self._folder.absolute()),
+            folder=str(self.folder),
             at_a_time=self.probe.sampler.at_a_time,
             saved_for_alert=self._saved_for_alert,
             checkpoints=self._checkpoints,
             logged=self._logged,
+            measure=self._measure,
+            number=self._recorder.number,
         )
         save_state(state, run)
 
@@ -279,11 +341,13 @@ class Monitor:
         try:
             return work()
         except Exception as error:
-            words = f"{otherwise} at step {state.global_step}: {error!r}"
-            self._recorder.notice("probe_failed", state.global_step, words)
-            warnings.warn(f"spinal: {words}", stacklevel=2)
+            what = f"{otherwise} at step {state.global_step}"
+            reported = described(error) if self._config.log_prompts else placed(error)  # a message may quote a prompt
+            self._recorder.notice("probe_failed", state.global_step, f"{what}: {reported}")
+            warn(f"{what}: {described(error)}")
             return None
 
     def _say(self, text: str) -> None:
         if collectives.rank() == 0:
-            say(f"spinal  {text}")
+            with contextlib.suppress(Exception):  # standard output may be closed
+                say(f"spinal  {text}")

@@ -102,7 +102,10 @@ def test_a_layer_that_fails_on_one_rank_leaves_nobody_waiting(runs, scenario):
         assert told["weights"] == rank["plain"]["weights"]
     out_of_memory, failed = load_trace(folder / scenario / "watched").notices
     assert (out_of_memory.step, out_of_memory.event) == (1, "probe_memory")
-    assert (failed.step, failed.event) == (2, "probe_failed") and "rank 1: ArithmeticError('layer 5')" in failed.message
+    assert (failed.step, failed.event) == (
+        2,
+        "probe_failed",
+    ) and "rank 1: ArithmeticError in worker.py, line " in failed.message
 
 
 def test_a_reading_when_training_ends_early(runs):

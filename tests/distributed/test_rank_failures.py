@@ -8,6 +8,7 @@ from spinal_callback import load_trace
 from spinal_callback.probe import sampler
 
 SCENARIOS = ("tokenizing", "hook", "in_measures", "in_gradients", "in_pooling", "memory_in_forward")
+SCENARIOS += ("at_entry", "at_exit", "before_a_pass", "one_rank")
 SCENARIOS += ("memory_in_lens", "memory_for_good", "nan", "stop", "sink")
 SCENARIOS += ("fast_log_on_zero", "fast_log_on_one")
 SCENARIOS += ("other_prompts", "other_config", "sigterm")  # the last one ends the processes
@@ -29,8 +30,11 @@ def test_failing_to_tokenize_on_one_rank_raises_on_all(failing):
     ("scenario", "words"),
     [
         ("hook", "no hidden states from layers [3]"),
-        ("in_measures", "ArithmeticError('no spectrum')"),
-        ("in_pooling", "ArithmeticError('no buffer')"),
+        ("in_measures", "ArithmeticError in worker_failures.py, line "),
+        ("in_pooling", "ArithmeticError in worker_failures.py, line "),
+        ("at_entry", "ArithmeticError in worker_failures.py, line "),
+        ("at_exit", "ArithmeticError in worker_failures.py, line "),
+        ("before_a_pass", "ArithmeticError in worker_failures.py, line "),
     ],
 )
 def test_a_probe_that_fails_on_one_rank_is_left_out_on_all(failing, scenario, words):
@@ -50,7 +54,7 @@ def test_gradients_that_fail_on_one_rank_are_left_out_on_all(failing):
         assert steps(rank["readings"]) == [0, 2, 4]
         assert [r["gradient_concentration"] is None for r in rank["readings"]] == [True, True, False]
     (notice,) = load_trace(folder / "in_gradients").notices
-    assert "no gradient concentration" in notice.message and "rank 1: ArithmeticError('no norm')" in notice.message
+    assert "no gradient concentration" in notice.message and "rank 1: ArithmeticError in worker" in notice.message
 
 
 def test_out_of_memory_in_a_forward_pass_halves_the_batch_on_all_ranks(failing):
@@ -81,7 +85,7 @@ def test_a_lens_without_enough_memory_is_left_out_on_all_ranks(failing):
         assert rank["weights"] == results["hook"][0]["weights"]
     notices = load_trace(folder / "memory_for_good").notices
     assert [(n.step, n.event) for n in notices] == [(2, "probe_failed"), (4, "probe_failed")]
-    assert "rank 1: OutOfMemoryError('lens')" in notices[0].message
+    assert "rank 1: OutOfMemoryError in worker" in notices[0].message
 
 
 def test_nan_on_one_rank_is_in_everyones_reading(failing):
@@ -109,6 +113,15 @@ def test_a_sink_that_throws_on_rank_zero(failing):
 def test_a_log_that_asks_for_a_probe_is_rank_zeros(failing, scenario, probed):
     for rank in failing[1][scenario]:
         assert steps(rank["readings"]) == probed
+
+
+def test_a_callback_on_the_main_process_alone_says_so_and_hangs_nobody(failing):
+    main, other = failing[1]["one_rank"]
+    assert main["said"] == (
+        "only 1 of 2 ranks began training with SpinalCallback within 1 s:"
+        " give SpinalCallback to the trainer on every rank, not on the main process alone"
+    )
+    assert main["step"] == other["step"] == 4 and main["weights"] == failing[1]["hook"][0]["weights"]
 
 
 @pytest.mark.parametrize("what", ["prompts", "config"])

@@ -19,7 +19,8 @@ from torch import nn
 
 from spinal_callback.probe import kept_state
 from spinal_callback.probe.kept_state import reachable, state_kept
-from spinal_callback.probe.prompts import check_restart, collect
+from spinal_callback.probe.prompts import collect
+from spinal_callback.probe.sources import check_restart
 from spinal_callback.probe.undisturbed import undisturbed
 
 

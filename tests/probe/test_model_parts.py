@@ -252,3 +252,17 @@ def test_hooks_never_raise_and_leave():
     with kept_states([layer], (torch.tensor([9]), torch.tensor([9])), 2) as kept:
         layer(torch.zeros(1, 2, 4))  # index out of range
     assert kept == [None] and not layer._forward_hooks
+
+
+def test_states_of_four_dimensions_are_refused_for_what_they_are():
+    """Gemma 3n has several streams of states per token."""
+    sizes = {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 100, "head_dim": 8, "laurel_rank": 4}
+    config = hf.Gemma3nTextConfig(
+        **LLAMA_LIKE, **sizes, sliding_window=8, num_kv_shared_layers=0, altup_num_inputs=2,
+        activation_sparsity_pattern=[0.0] * 3,
+    )  # fmt: skip
+    model = tiny.randomize(hf.Gemma3nForCausalLM(config))
+    with pytest.raises(
+        ValueError, match=r"Gemma3nForCausalLM: its layers return states of shape \(2, \d, \d+, 32\); SPINAL"
+    ):
+        checked(model)

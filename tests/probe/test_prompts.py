@@ -181,7 +181,7 @@ def test_the_hash_is_of_the_content():
 
 UNKNOWN = "one of .*chosen_input_ids and chosen_labels, prompt_ids, .*prompt, messages, text, input_ids is needed"
 WRONG = {
-    "one string": ("Hello there", "prompts must be a list of prompts, got the single string 'Hello there': write"),
+    "one string": ("Hello there", "prompts must be a list of prompts, got a single string: write prompts="),
     "a number": (5, "prompts must be a list or a data set, got int"),
     "nothing": ([], "prompts is empty: give at least one prompt, or a data set with rows"),
     "no rows": (Dataset.from_list([]), "prompts is empty"),

@@ -16,10 +16,17 @@ RUN = """
 import sys, tiny, wandb
 from pathlib import Path
 from training import trainer
+from transformers import TrainerCallback
 from spinal_callback import SpinalCallback
+
+class Mine(TrainerCallback):
+    def on_log(self, args, state, control, **kwargs):
+        if state.global_step and "train_runtime" not in kwargs["logs"]:
+            wandb.log({"mine": state.global_step}, step=state.global_step)
+
 folder, watched = Path(sys.argv[1]), sys.argv[2] == "watched"
 callbacks = [SpinalCallback(every=2, num_prompts=20)] if watched else []
-trainer(folder, *callbacks, max_steps=5, logging_steps=2, learning_rate=1e-4, report_to=["wandb"]).train()
+trainer(folder, *callbacks, Mine(), max_steps=5, logging_steps=1, learning_rate=1e-4, report_to=["wandb"]).train()
 wandb.finish()
 wandb.teardown()
 """
@@ -48,34 +55,37 @@ def plain_and_watched(folders):
     return [train(folder, kind) for kind, folder in folders.items()]
 
 
-def test_every_row_of_the_trainer_is_there_and_unchanged(plain_and_watched):
-    clock = ("train/total_flos", "train/train_runtime")  # differ from run to run
-    plain, watched = (
-        [{k: v for k, v in row.items() if k not in clock} for row in history(records) if "train/epoch" in row]
-        for records in plain_and_watched
-    )
-    assert len(plain) >= 3 and plain == watched
+def others(records, name):
+    """The rows that have a name, without what is ours and what differs from run to run."""
+    clock = ("train/total_flos", "train/train_runtime")
+    rows = [row for row in history(records) if name in row]
+    return [{k: v for k, v in row.items() if k not in clock and not k.startswith("spinal")} for row in rows]
 
 
-def test_readings_are_rows_of_their_own_on_the_trainers_axis(plain_and_watched):
+@pytest.mark.parametrize(("name", "count"), [("train/loss", 5), ("mine", 5)])
+def test_every_row_of_the_trainer_and_of_the_user_is_there_and_unchanged(plain_and_watched, name, count):
+    """The user's rows are logged with `step=state.global_step`, at each step, where a count too far would lose them."""
+    plain, watched = (others(records, name) for records in plain_and_watched)
+    assert len(plain) == count and plain == watched
+
+
+def test_readings_have_an_axis_of_their_own(plain_and_watched):
     mine = [row for row in history(plain_and_watched[1]) if "spinal/late_alpha" in row]
-    assert [row["train/global_step"] for row in mine] == [0, 2, 4, 5]
+    assert [row["spinal/step"] for row in mine] == [0, 2, 4, 5]
     assert "spinal/score" not in mine[0] and "spinal/score" in mine[1]  # no gradients before the first step
     changes = ("delta_alpha", "delta_alpha_se", "delta_transport", "delta_transport_se", "delta_align", "coherence")
     for row in mine:
         assert {f"spinal/{name}" for name in changes} < row.keys()
         assert {f"spinal_layers/alpha_{i:02d}" for i in range(1, 10)} < row.keys()
         assert {f"spinal_layers/transport_{i:02d}" for i in range(2, 10)} < row.keys()
-        assert row["spinal/alerts"] == 0 and not any(
-            key.startswith("train/") for key in row.keys() - {"train/global_step"}
-        )
+        assert row["spinal/alerts"] == 0
     assert not any(key.startswith("spinal") for row in history(plain_and_watched[0]) for key in row)
 
 
 def test_metrics_are_defined_by_exact_names_layers_hidden(plain_and_watched):
     defined = metrics(plain_and_watched[1])
     for name in ("late_alpha", "late_transport", "delta_alpha", "delta_transport", "score", "alerts", "overhead"):
-        assert defined[f"spinal/{name}"]["step_metric"] == "train/global_step"
+        assert defined[f"spinal/{name}"]["step_metric"] == "spinal/step"
         assert "hidden" not in defined[f"spinal/{name}"]["options"]
     assert defined["spinal_layers/alpha_09"]["options"]["hidden"]
     assert defined["spinal_layers/alpha_09"]["summary"]["none"]
@@ -95,10 +105,10 @@ def test_the_summary_has_the_verdict_of_the_report(plain_and_watched):
 
 def test_the_end_brings_pictures_the_table_and_the_report(plain_and_watched):
     rows = history(plain_and_watched[1])
-    drawn = [row["train/global_step"] for row in rows if "spinal/heatmaps.path" in row]
+    drawn = [row["spinal/step"] for row in rows if "spinal/heatmaps.path" in row]
     assert {0, 5} <= set(drawn) <= {0, 2, 4, 5} and drawn == sorted(set(drawn))  # between them: every half minute
     (table,) = (row for row in rows if "spinal/layers.path" in row)
-    assert table["spinal/layers.nrows"] == 4 * 9 and table["train/global_step"] == 5
+    assert table["spinal/layers.nrows"] == 4 * 9 and table["spinal/step"] == 5
     artifacts = [r["artifact"] for r in plain_and_watched[1] if "artifact" in r]
     (report,) = (a for a in artifacts if a["type"] == "spinal-report")
     assert set(report["aliases"]) == {"latest", "step-5"}

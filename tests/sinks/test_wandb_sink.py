@@ -23,7 +23,7 @@ def run_with(folder, *records, earlier=()):
     page.write_text("the page")
     folder.mkdir()
     with wandb.init(project="test", dir=folder, mode="offline") as run:
-        run.log({"train/loss": 0.5, STEP: 5})
+        run.log({"train/loss": 0.5, "train/global_step": 5})
         sink = WandbSink()
         sink.begin(folder / "trace.jsonl", page)
         if earlier:
@@ -49,17 +49,62 @@ def wandb_run(tmp_path_factory):
     }
 
 
-def test_wandb_rows_carry_the_trainers_step(wandb_run):
+def test_wandb_rows_carry_the_step_one_for_each(wandb_run):
     rows = history(wandb_run["whole"])
-    assert [row[STEP] for row in rows] == [5, 5, 5, 5, 10]
-    media = history(wandb_run["whole"], media=True)
-    assert sorted(row["_step"] for row in [*rows, *media]) == list(range(8))  # rows of one step are kept apart
-    named = [{k: v for k, v in row.items() if k.startswith("spinal")} for row in rows]
+    assert [row.get(STEP) for row in rows] == [None, 5, 10] and [row["_step"] for row in rows] == [0, 1, 2]
+    named = [{k: v for k, v in row.items() if k.startswith("spinal") and k != STEP} for row in rows]
     assert named[0] == {} and rows[0]["train/loss"] == 0.5
     whole = reading(5, alpha=[0.5, 0.6, 0.7, 0.8])
-    assert named[1] == {"spinal/alerts": 0, **scalars(whole), **layer_scalars(whole)}
-    assert named[2:4] == [{"spinal/alerts": 1}, {"spinal/alerts": 2}]
-    assert named[4] == {**named[1], "spinal/alerts": 2}
+    assert named[1] == named[2] == {"spinal/alerts": 2, **scalars(whole), **layer_scalars(whole)}
+
+
+class Others:
+    """Logs as `steps` say: at each of them the sink gets a reading, then the Trainer logs, then the user."""
+
+    def __init__(self, folder, steps, trainer_every, users_every, watched):
+        import wandb
+
+        folder.mkdir()
+        with wandb.init(project="test", dir=folder, mode="offline") as run:
+            sink = WandbSink()
+            sink.begin(folder / "trace.jsonl", folder / "none.html")
+            for record in [header()] if watched else []:
+                sink.write(record)
+            for step in range(max(steps) + 1):
+                if watched and step in steps:
+                    sink.write(reading(step))
+                if step and trainer_every and step % trainer_every == 0:
+                    run.log({"train/loss": 1.0 / step, "train/global_step": step})
+                if step and users_every and step % users_every == 0:
+                    run.log({"mine": float(step)}, step=step)
+            if watched:
+                sink.close()
+        wandb.teardown()
+        self.rows = history(inspect(folder))
+
+    def of(self, *names):
+        return [[row[name] for name in names] for row in self.rows if names[0] in row]
+
+
+@pytest.mark.parametrize(
+    ("every", "trainer_every", "users_every"), [(1, 1, 1), (1, 1, 0), (5, 1, 1), (1, 10, 10), (5, 10, 5), (1, 0, 0)]
+)
+def test_nobodys_row_is_lost_or_moved(tmp_path, every, trainer_every, users_every):
+    """Rows of the Trainer and of a user, who gives W&B the step, are those of a run without the sink."""
+    pytest.importorskip("wandb")
+    steps = range(0, 31, every)
+    plain, watched = (
+        Others(tmp_path / name, steps, trainer_every, users_every, watched)
+        for name, watched in (("plain", False), ("watched", True))
+    )
+    if users_every:
+        assert len(plain.of("mine")) == 30 // users_every
+    assert watched.of("mine", "_step") == plain.of("mine", "_step")
+    assert watched.of("train/loss", "train/global_step") == plain.of("train/loss", "train/global_step")
+    ours = [step for _, step in watched.of("spinal/alerts", STEP)]
+    assert ours == sorted(set(ours)) and ours[0] == 0
+    # where every step is probed there may be no room for the last of them, which are in the table
+    assert ours == list(steps) if every > 1 else len(ours) >= len(steps) - 2
 
 
 def test_wandb_is_given_no_nan(wandb_run):

@@ -149,6 +149,11 @@ ARCHITECTURES = {
     "smollm3": Architecture(_like_llama(hf.SmolLM3Config)),
     "glm": Architecture(_like_llama(hf.GlmConfig, head_dim=8)),
     "glm4": Architecture(_like_llama(hf.Glm4Config, head_dim=8)),
+    "llama4": Architecture(
+        _like_llama(
+            hf.Llama4TextConfig, intermediate_size_mlp=48, head_dim=8, num_local_experts=2, num_experts_per_tok=1
+        )
+    ),
     "mixtral": Architecture(_like_llama(hf.MixtralConfig, num_local_experts=4)),
     "qwen3-moe": Architecture(_like_llama(hf.Qwen3MoeConfig, **MOE, head_dim=8, num_experts=4)),
     **_newer(

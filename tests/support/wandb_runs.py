@@ -24,9 +24,15 @@ MEDIA = {"spinal/heatmaps", "spinal/depth_trace", "spinal/layers"}
 
 
 def history(records, media=False):
-    """The rows of numbers, or those of pictures and tables, whose items are named `spinal/heatmaps.path`."""
+    """The rows, without pictures and tables; or those that have any. Their items are named `spinal/heatmaps.path`."""
     rows = [r["history"]["item"] for r in records if r["type"] == "history"]
-    return [row for row in rows if media == any(key.split(".")[0] in MEDIA for key in row)]
+    if media:
+        return [row for row in rows if any(_is_media(key) for key in row)]
+    return [{key: value for key, value in row.items() if not _is_media(key)} for row in rows]
+
+
+def _is_media(key):
+    return key.split(".")[0] in MEDIA
 
 
 def metrics(records):

@@ -1,5 +1,6 @@
 """What fails on one rank of two. It fails on rank 1: rank 0 writes the trace. Started by `launch.py`."""
 
+import contextlib
 import os
 import signal
 
@@ -8,7 +9,7 @@ from transformers import TrainerCallback
 from worker import RANK, Seen, dpo, main, run
 
 from spinal_callback import MemorySink
-from spinal_callback.distributed import sharding
+from spinal_callback.distributed import collectives, sharding
 from spinal_callback.probe import forward, sampler
 from spinal_callback.probe.forward import Forward
 from spinal_callback.probe.sampler import Sampler
@@ -49,7 +50,8 @@ def fails_after_the_first(callback, error):
         calls = []
 
         def failing(*args, **kwargs):
-            if callback.probe.reference is not None and not calls:
+            probe = getattr(callback, "probe", None)  # None while training begins
+            if probe is not None and probe.reference is not None and not calls:
                 calls.append(1)
                 raise error
             return real(*args, **kwargs)
@@ -64,7 +66,7 @@ def tokenizing(folder):
     callback = Seen(prompts=[f"w{i} w{i + 1}" for i in range(20)])
     trainer = dpo(folder, callback)
     if RANK == 1:
-        callback._collect = lambda kwargs: (_ for _ in ()).throw(OSError("no tokenizer here"))
+        callback._collect = lambda *args: (_ for _ in ()).throw(OSError("no tokenizer here"))
     try:
         trainer.train()
     except Exception as error:
@@ -103,6 +105,65 @@ def in_gradients(folder):
 def in_pooling(folder):
     callback = Seen()
     return patched(sampler, "_spread", fails_after_the_first(callback, ArithmeticError("no buffer")), folder, callback)
+
+
+def at_entry(folder):
+    """Rank 1 fails where the second reading begins, before it has run anything."""
+    return patched(sampler, "undisturbed", fails_once(ArithmeticError("no entry"), when=3), folder)
+
+
+def at_exit(folder):
+    """Rank 1 fails where the second reading puts the model's state back."""
+
+    def replacement(real):
+        calls = []
+
+        @contextlib.contextmanager
+        def undisturbed(*args):
+            calls.append(1)
+            with real(*args):
+                yield
+            if len(calls) == 3:  # the first was the trial of the longest prompt
+                raise ArithmeticError("no exit")
+
+        return undisturbed
+
+    return patched(sampler, "undisturbed", replacement, folder)
+
+
+def before_a_pass(folder):
+    """Rank 1 fails inside a reading, just before both ranks would vote on their inputs."""
+    callback = Seen()
+    return patched(
+        Forward, "_plan_of_rank", fails_after_the_first(callback, ArithmeticError("no plan")), folder, callback
+    )
+
+
+class Alone(TrainerCallback):
+    """Gives the callback the beginning of training and nothing more, and keeps what it says to that."""
+
+    said = ""
+
+    def __init__(self, callback):
+        self.callback = callback
+
+    def on_train_begin(self, *args, **kwargs):
+        try:
+            self.callback.on_train_begin(*args, **kwargs)
+        except ValueError as error:
+            self.said = str(error)
+
+
+def one_rank(folder):
+    """A script that gives the callback to the main process alone."""
+    alone = Alone(Seen())
+    seconds, collectives.MEETING_SECONDS = collectives.MEETING_SECONDS, 1.0
+    try:
+        result = run(folder, *([alone] if RANK == 0 else []))
+    finally:
+        collectives.MEETING_SECONDS = seconds
+        collectives._Meetings.count = 1000  # as many on both ranks again
+    return result | {"said": alone.said}
 
 
 def memory_in_forward(folder):

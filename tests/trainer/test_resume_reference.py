@@ -7,7 +7,7 @@ import twins
 from resuming import adapters, part, told, without_logs
 
 from spinal_callback import MemorySink
-from spinal_callback.run_folder import REFERENCE_FILE, replaced_trace_path, trace_path
+from spinal_callback.run_folder import REFERENCE_FILE, trace_path
 
 
 def test_a_checkpoint_torn_from_its_run_starts_a_new_baseline_and_says_so(tmp_path, capsys):
@@ -67,6 +67,6 @@ def test_other_prompts_get_a_trace_of_their_own(tmp_path, capsys):
     part(tmp_path, twins.watcher(), until=4)
     before = trace_path(tmp_path).read_bytes()
     part(tmp_path, twins.watcher(seed=7), until=8, resume=True)
-    assert replaced_trace_path(tmp_path, 4).read_bytes() == before
+    assert trace_path(tmp_path).with_name("trace_before_4.jsonl").read_bytes() == before
     assert [r["step"] for r in told(tmp_path)["readings"]] == [4, 5, 6, 7, 8]
-    assert "the checkpoint has no reference for these prompts" in capsys.readouterr().out
+    assert "the readings so far cannot be continued: the prompts are others" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 import tiny
@@ -27,6 +28,7 @@ STATE = RunState(
     log_watch={"rows": [[35, 0.01]], "asked": 20, "quiet": 40},
 )
 DEFAULTS = {"at_a_time": {}, "saved_for_alert": False, "checkpoints": [], "logged": {}, "asked": -1, "log_watch": {}}
+DEFAULTS |= {"measure": {}, "number": 1}
 
 
 def test_a_state_comes_back_as_it_was():
@@ -61,9 +63,23 @@ def test_fields_of_a_later_version_are_ignored():
     assert RunState.from_json(STATE.to_json() | {"colour": "red"}) == STATE
 
 
-@pytest.mark.parametrize("data", [None, 3, "last", [], {}, {"last": 40}])
-def test_what_is_no_state_is_as_if_there_were_none(data):
-    assert RunState.from_json(data) is None
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (3, "must be an object, got 3"),
+        ({}, "RunState without folder, interval, last, reference, rules"),
+        (STATE.to_json() | {"last": "x"}, 'last must be a whole number of at most 64 bits, got "x"'),
+        (STATE.to_json() | {"interval": 0}, "interval is too small"),
+        (STATE.to_json() | {"at_a_time": {"tokens": 0}}, "at_a_time.tokens is too small"),
+    ],
+)
+def test_what_is_no_state_is_named(data, words):
+    with pytest.raises(ValueError, match=f"^{re.escape(words)}$"):
+        RunState.from_json(data)
+    state = TrainerState()
+    state.stateful_callbacks[KEY] = data
+    with pytest.raises(ValueError, match=f"^trainer_state.json, stateful_callbacks.{KEY}: {re.escape(words)}$"):
+        load_state(state)
 
 
 # --- in real checkpoints
