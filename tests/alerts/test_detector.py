@@ -63,7 +63,7 @@ def unlikely(lost, by):
 BROKEN = {
     "late_speed": {"transport": ramp(-0.4, 20)},
     "displacement_speed": {"displacement": ramp(1.0, 20)},
-    "transport_rise": {"transport": ramp(0.4, 100)},
+    "transport_rise": {"transport": ramp(0.6, 100)},
     "contraction_drop": {"alpha": ramp(-0.3, 100)},
     "reversal": {"transport": swing(-0.15, 20, 0.02, 60)},
     "collapse": {"alpha": ramp(0.5, 100)},
@@ -196,7 +196,7 @@ def test_what_the_trainer_logs_raises_no_alert_and_no_level(name):
     """Good models end with such rewards."""
     numbers = LOGS[name]
     assert alerts(made_up.run(5, trainer=lambda step: numbers)) == []
-    hot = made_up.run(5, transport=ramp(0.3, 100), trainer=lambda step: numbers)
+    hot = made_up.run(5, transport=ramp(0.42, 100), trainer=lambda step: numbers)
     assert {a.level for a in alerts(hot)} == {"warn"}
 
 
