@@ -48,7 +48,8 @@ def test_a_gguf_file(tmp_path):
     found = find(saved.gguf(tmp_path / "tiny.gguf", tiny.llama()))
     assert found.name == "tiny.gguf"
     assert torch.equal(logits(found.load()), logits(tiny.llama()))
-    assert found.tokenizer()("ab")["input_ids"] == [94]
+    if not tiny.OLD_TRANSFORMERS:  # before 5.0 it cannot read a tokenizer of a single merge
+        assert found.tokenizer()("ab")["input_ids"] == [94]
 
 
 def test_an_adapter_names_its_base(tmp_path, base):

@@ -63,7 +63,7 @@ def test_the_section_may_be_left_out(axolotl, tmp_path):
     ("section", "words"),
     [
         ({"evry": 25}, r"spinal: there is no setting evry \(got evry=25\): did you mean every\?"),
-        ({"window": 3}, r"spinal: window must be a share of the depth in \(0, 1\] or \(first, last\), got 3"),
+        ({"window": 3}, r'spinal: window must be a share of the depth in \(0, 1\], \(first, last\) or "paper", got 3'),
         ("fast", "spinal must be a section of settings, such as every: 25, got 'fast'"),
     ],
 )
