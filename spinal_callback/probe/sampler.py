@@ -152,6 +152,10 @@ class Sampler:
         """Squared norm of each layer's gradients as they are now: `[L]`; see `Backend.squared_gradients`."""
         return self.backend.squared_gradients(self.parts.layers, self.device)
 
+    def weights_mark(self) -> list[tuple[int, int]]:
+        """Of each trained parameter which tensor it is, and how often that was changed: other weights have another."""
+        return [(id(p), p._version) for p in self._model.parameters() if p.requires_grad]
+
     def remember(self, at_a_time: dict[str, int]) -> None:
         """Takes no more at a time than `at_a_time`, to which an earlier process of the run had to go down."""
         self.at_a_time = {what: min(now, at_a_time.get(what, now)) for what, now in self.at_a_time.items()}

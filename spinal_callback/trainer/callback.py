@@ -126,11 +126,18 @@ class SpinalCallback(TrainerCallback):
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         numbers = {"beta": getattr(args, "beta", None), **(kwargs.get("logs") or {})}
         self._pass_on(lambda monitor: monitor.logged(numbers, state))
-        if "train_runtime" in numbers:  # the last row: training is over, and the best model is not yet loaded
-            self._pass_on(lambda monitor: monitor.take_last(state, control))
+        if "train_runtime" in numbers:  # the last row; in some versions the best model has been loaded by then
+            self._pass_on(lambda monitor: monitor.take_last(state, control, unless_loaded=True))
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._pass_on(lambda monitor: monitor.saved(state, self._place_of_reference(args, state, monitor.folder)))
+        if control.should_training_stop:  # told by an evaluation, after the step had ended
+            self._pass_on(lambda monitor: monitor.take_last(state, control))
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._pass_on(lambda monitor: monitor.epoch_ended(state, control))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -70,6 +70,7 @@ class Monitor:
         self._saved_for_alert = self._said_gradients = False
         self._measure: dict[str, Any] = {}
         self._first: Reading | None = None
+        self._weights: list[tuple[int, int]] = []  # at the end of the last epoch
         self._writing = 0.0  # seconds that the sinks took for the last reading
 
     # --- what happens in a run
@@ -144,9 +145,21 @@ class Monitor:
             self.take_last(state, control)
         self._recorder.close()
 
-    def take_last(self, state: TrainerState, control: TrainerControl) -> None:
-        """Probes the last step, unless that was done or the model cannot be read after training."""
-        if self._last_step != state.global_step and self.probe.sampler.backend.reads_after_training:
+    def epoch_ended(self, state: TrainerState, control: TrainerControl) -> None:
+        """Probes the last step of training, where it has been told to stop since; notes which weights these are."""
+        self._weights = self.probe.sampler.weights_mark()
+        if control.should_training_stop:
+            self.take_last(state, control)
+
+    def take_last(self, state: TrainerState, control: TrainerControl, unless_loaded: bool = False) -> None:
+        """Probes the last step, unless that was done or the model cannot be read after training.
+
+        Args:
+            unless_loaded: nor if the model's weights have been loaded since the end of the last epoch.
+        """
+        if self._last_step == state.global_step or not self.probe.sampler.backend.reads_after_training:
+            return
+        if not unless_loaded or self._weights == self.probe.sampler.weights_mark():
             self._guarded(lambda: self._take_reading(state, control), state, "the reading was not recorded")
 
     # --- probing

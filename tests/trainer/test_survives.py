@@ -301,6 +301,18 @@ def test_the_end_is_probed_where_an_evaluation_stops_the_run_and_the_best_model_
     assert [r.step for r in memory.readings] == [0, 4] and memory.readings[1].displacement > 0
 
 
+@pytest.mark.parametrize("loaded", [False, True])
+def test_weights_that_were_loaded_after_the_last_step_are_not_its_own(tmp_path, loaded):
+    """Some versions of transformers load the best model before they log the last row, some after."""
+    run = Run(tmp_path, every=4)
+    run.to(5)
+    run.monitor.epoch_ended(run.state, run.control)
+    if loaded:
+        run.model.load_state_dict({name: p + 1 for name, p in run.model.state_dict().items()})
+    run.monitor.take_last(run.state, run.control, unless_loaded=True)
+    assert run.steps == ([0, 4] if loaded else [0, 4, 5])
+
+
 class RunsOut(TrainerCallback):
     """Memory runs out once, at the end of step 3."""
 
