@@ -10,9 +10,10 @@ import reference
 import saved
 import tiny
 import torch
+import training
 from peft import get_peft_model
 
-from spinal_callback import audit
+from spinal_callback import MemorySink, SpinalCallback, audit
 from spinal_callback.auditing import gradients
 from spinal_callback.auditing.gradients import Answers, GradientReader
 from spinal_callback.config import SpinalConfig
@@ -146,6 +147,18 @@ def test_as_many_pairs_as_are_asked_for(place):
     assert found.trace.header.pairs == 2
     few = saved.read(place, "base", pairs=rows()[:2], beta=BETA)
     assert few.readings[0].gradient_concentration == found.readings[0].gradient_concentration
+
+
+def test_it_is_what_a_dpo_run_reads_at_its_first_step(tmp_path):
+    """A real DPOTrainer whose first batch is all of the pairs."""
+    data, memory = tiny.preferences(8), MemorySink()
+    saved.policy(tmp_path / "base")
+    watch = SpinalCallback(every=1, num_prompts=24, prompts=tiny.prompts(24), sinks=[memory])
+    once = {"per_device_train_batch_size": 8, "max_steps": 1, "beta": BETA}
+    training.trainer(tmp_path / "run", watch, data=data, **once).train()
+    found = audit(tmp_path / "base", prompts=[f"w{i} w{i + 1}" for i in range(20)], pairs=list(data), beta=BETA)
+    trained = memory.readings[-1].gradient_concentration
+    assert found.readings[0].gradient_concentration == pytest.approx(trained, rel=1e-4)
 
 
 WRONG = {
