@@ -153,7 +153,7 @@ def test_it_is_what_a_dpo_run_reads_at_its_first_step(tmp_path):
     """A real DPOTrainer whose first batch is all of the pairs."""
     data, memory = tiny.preferences(8), MemorySink()
     saved.policy(tmp_path / "base")
-    watch = SpinalCallback(every=1, num_prompts=24, prompts=tiny.prompts(24), sinks=[memory])
+    watch = SpinalCallback(every=1, num_prompts=24, prompts=[f"w{i} w{i + 2}" for i in range(24)], sinks=[memory])
     once = {"per_device_train_batch_size": 8, "max_steps": 1, "beta": BETA}
     training.trainer(tmp_path / "run", watch, data=data, **once).train()
     found = audit(tmp_path / "base", prompts=[f"w{i} w{i + 1}" for i in range(20)], pairs=list(data), beta=BETA)
