@@ -30,7 +30,7 @@ BATCH_TOKENS = 4096  # padded tokens of one forward pass
 LOGITS_BLOCK = 1 << 21  # logits held at a time: 8 MiB of float32; fewer make narrow products, which are slow
 GPU_LOGITS_BLOCK = 1 << 26  # at most, on a GPU: 256 MiB of float32
 STATES_LIMIT = 2 << 30  # bytes of kept hidden states, all layers
-PIECE_LIMIT = 1 << 28  # bytes of hidden states held at a time where every token is read: 256 MiB
+PIECE_LIMIT = 1 << 27  # bytes of hidden states held at a time where every token is read: 128 MiB
 SPECTRA_BLOCK = 1 << 22  # entries of hidden states decomposed at a time (32 MiB of float64)
 
 
