@@ -149,6 +149,7 @@ def test_as_many_pairs_as_are_asked_for(place):
     assert few.readings[0].gradient_concentration == found.readings[0].gradient_concentration
 
 
+@pytest.mark.skipif(tiny.OLD_TRL, reason="TRL before 0.29 tokenizes rows of text otherwise")
 def test_it_is_what_a_dpo_run_reads_at_its_first_step(tmp_path):
     """A real DPOTrainer whose first batch is all of the pairs."""
     data, memory = tiny.preferences(8), MemorySink()
