@@ -68,7 +68,7 @@ def test_the_values_of_the_preset():
     config = settings(None, {}, (), "paper")
     assert (config.num_prompts, config.group, config.position, config.window) == (512, 64, "prompt", "paper")
     assert settings(None, {"window": 0.5}, (), "paper").window == 0.5
-    assert settings(None, {}, ()) == SpinalConfig(group=64, layer_entropy=True)
+    assert settings(None, {}, ()) == SpinalConfig(group=64, layer_entropy=True, answers=0)
     source = inspect.getsource(inspect.getmodule(settings))
     assert source.count("reading") >= 5 and set(PRESETS) == {"paper"}
 
