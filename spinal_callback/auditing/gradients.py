@@ -21,8 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from ..distributed import collectives
+from ..probe.answers import answer_set
 from ..probe.batching import batches, shares
 from ..probe.model_parts import ReadableModel
+from ..probe.prompts import Pair, PromptSet
 from ..probe.rows import read_row
 from ..probe.sources import rows_of
 
@@ -51,64 +53,47 @@ class Pairs:
             raise ValueError(f"beta must be a number > 0, got {self.beta!r}")
 
 
-@dataclass(frozen=True)
-class Answers:
-    """M preference pairs as 2 M texts: each prompt with its chosen answer, then each with its rejected one.
+def answers_of(source: Any, tokenizer: Any, count: int, longest: int, seed: int) -> PromptSet:
+    """The first `count` pairs of `source`, or of a data set as many drawn by `seed`, or as many as there are.
 
-    Attributes:
-        ids: token ids of the texts.
-        lengths: tokens of the answer at the end of each.
+    Args:
+        source: rows with chosen and rejected answers, in any form that `read_row` reads.
+        longest: prompts keep their last `longest` tokens, answers their first `ANSWER_TOKENS`.
+
+    Returns:
+        M pairs as 2 M texts (`answers.answer_set`).
+
+    Raises:
+        ValueError: there are no rows, or one has not both answers; the message names the row.
     """
-
-    ids: list[list[int]]
-    lengths: list[int]
-
-    @classmethod
-    def collect(cls, source: Any, tokenizer: Any, count: int, longest: int, seed: int) -> Answers:
-        """The first `count` pairs of `source`, or of a data set as many drawn by `seed`; or as many as there are.
-
-        Args:
-            source: rows with chosen and rejected answers, in any form that `read_row` reads.
-            longest: prompts keep their last `longest` tokens, answers their first `ANSWER_TOKENS`.
-
-        Raises:
-            ValueError: there are no rows, or one has not both answers; the message names the row.
-        """
-        found: tuple[list[tuple[list[int], int]], ...] = ([], [])
-        for place, row in rows_of(source, seed, "pairs"):
-            try:
-                read = read_row(row, tokenizer)
-            except ValueError as error:
-                raise ValueError(f"pairs[{place}] {error}") from None
-            if not read.chosen or not read.rejected:
-                raise ValueError(f"pairs[{place}] has not both a chosen and a rejected answer")
-            for texts, answer in zip(found, (read.chosen, read.rejected), strict=True):
-                answer = answer[:ANSWER_TOKENS]
-                texts.append((read.prompt[-longest:] + answer, len(answer)))
-            if len(found[0]) == count:
-                break
-        if not found[0]:
-            raise ValueError("pairs is empty: give at least one row with a chosen and a rejected answer")
-        texts = found[0] + found[1]
-        return cls([ids for ids, _ in texts], [length for _, length in texts])
-
-    @property
-    def pairs(self) -> int:
-        return len(self.ids) // 2
+    found: list[Pair] = []
+    for place, row in rows_of(source, seed, "pairs"):
+        try:
+            read = read_row(row, tokenizer)
+        except ValueError as error:
+            raise ValueError(f"pairs[{place}] {error}") from None
+        if not read.chosen or not read.rejected:
+            raise ValueError(f"pairs[{place}] has not both a chosen and a rejected answer")
+        found.append((read.prompt[-longest:], read.chosen, read.rejected))
+        if len(found) == count:
+            break
+    if not found:
+        raise ValueError("pairs is empty: give at least one row with a chosen and a rejected answer")
+    return answer_set(found, ANSWER_TOKENS)
 
 
 class GradientReader:
     """Reads the gradient of the DPO loss. Under torchrun the answers are shared out over the ranks.
 
     Args:
-        answers: the pairs.
+        answers: M pairs as 2 M texts, as `answers_of` gives them.
         beta: of the DPO loss.
 
     Attributes:
         on_progress: called with the share of the work that is done, in [0, 1].
     """
 
-    def __init__(self, answers: Answers, beta: float) -> None:
+    def __init__(self, answers: PromptSet, beta: float) -> None:
         self._answers, self._beta = answers, beta
         self._reference: Tensor | None = None
         self.on_progress: Callable[[float], None] = lambda share: None
@@ -129,7 +114,7 @@ class GradientReader:
             if self._reference is None:
                 self._reference = found
             chosen, rejected = (found - self._reference).view(2, -1)
-            push = self._beta * torch.sigmoid(self._beta * (rejected - chosen)) / self._answers.pairs
+            push = self._beta * torch.sigmoid(self._beta * (rejected - chosen)) / chosen.numel()
             weights = torch.cat([-push, push])
             squares = [self._squares(parts, block, weights, device, (i + 1, passes)) for i, block in enumerate(blocks)]
             return torch.cat(squares)
@@ -207,7 +192,7 @@ class GradientReader:
         virtual = last.shape[1] - ids.shape[1]  # tokens that the model puts before the prompts
         found = []
         for row, i in enumerate(batch):
-            end, length = len(self._answers.ids[i]), self._answers.lengths[i]
+            end, length = len(self._answers.ids[i]), self._answers.answers[i]
             h = last[row, virtual + end - length - 1 : virtual + end - 1]
             z = parts.finish(parts.head(parts.norm(h[None])))[0].float()
             asked = ids[row, end - length : end].to(z.device)

@@ -21,7 +21,7 @@ from ..probe.prompts import PromptSet
 from ..probe.sample import Sample
 from ..records import Header, Reading
 from .checkpoints import Checkpoint, entrance
-from .gradients import Answers, GradientReader, Pairs
+from .gradients import GradientReader, Pairs, answers_of
 
 Plan = dict[int, Checkpoint]  # step -> what to read, in order
 
@@ -75,7 +75,7 @@ class CheckpointReader:
         self.prompts, answers = texts
         self._gradients = GradientReader(answers, pairs.beta) if pairs and answers else None
         self._ids = self.prompts.ids + (answers.ids if answers else [])
-        self._texts, self._pairs = len(self._ids), answers.pairs if answers else 0
+        self._texts, self._pairs = len(self._ids), len(answers.ids) // 2 if answers else 0
         self._readings: list[Reading] = []
         self._names: dict[int, str] = {}
         self._samples: dict[int, Sample] = {}
@@ -154,7 +154,7 @@ class CheckpointReader:
 
 def _collect(
     plan: Plan, source: Any, config: SpinalConfig, pairs: Pairs | None = None
-) -> tuple[PromptSet, Answers | None]:
+) -> tuple[PromptSet, PromptSet | None]:
     """Prompts and pairs as token ids of the last checkpoint, the one that was aligned; all must read them alike."""
     *_, last = plan.values()
     tokenizers = {c.name: t for c in plan.values() if (t := c.tokenizer()) is not None}
@@ -172,7 +172,7 @@ def _collect(
     if pairs is None:
         return prompts, None
     rows = load_prompts(pairs.source) if isinstance(pairs.source, str | Path) else pairs.source
-    return prompts, Answers.collect(rows, tokenizers[name], pairs.count, config.max_prompt_tokens, config.seed)
+    return prompts, answers_of(rows, tokenizers[name], pairs.count, config.max_prompt_tokens, config.seed)
 
 
 def _check_vocabularies(tokenizers: dict[str, Any], name: str) -> None:

@@ -15,7 +15,7 @@ from peft import get_peft_model
 
 from spinal_callback import MemorySink, SpinalCallback, audit
 from spinal_callback.auditing import gradients
-from spinal_callback.auditing.gradients import Answers, GradientReader
+from spinal_callback.auditing.gradients import GradientReader, answers_of
 from spinal_callback.config import SpinalConfig
 from spinal_callback.probe import Probe
 from spinal_callback.probe.prompts import PromptSet
@@ -55,7 +55,7 @@ def naive(model, before=None):
 
 @pytest.fixture
 def answers():
-    return Answers.collect(rows(), tiny.tokenizer(), COUNT, 256, 0)
+    return answers_of(rows(), tiny.tokenizer(), COUNT, 256, 0)
 
 
 @pytest.mark.parametrize("limit", [2 << 30, 60_000, 1])
