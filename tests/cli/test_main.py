@@ -12,7 +12,7 @@ import pytest
 from builders import alert, header, reading, write
 
 from spinal_callback import __version__
-from spinal_callback.cli.main import main
+from spinal_callback.cli.main import EXIT_CODES, main
 
 SPINAL = str(Path(sys.executable).parent / "spinal")
 COMMANDS = ("audit", "compare", "card", "run", "show", "replay", "calibrate", "report", "workspace")
@@ -54,7 +54,7 @@ def test_the_version(capsys):
 def test_help_lists_the_commands_and_the_exit_codes(capsys):
     out = asked(capsys, "--help")
     assert re.findall(r"^    (\w+)", out, re.MULTILINE) == list(COMMANDS)
-    assert "1    show, replay, audit: there are alerts; compare: there is a difference" in out
+    assert EXIT_CODES in out and "1    show, replay, audit of a run: there are alerts; compare, audit --base: " in out
 
 
 @pytest.mark.parametrize("command", ["show", "replay", "audit", "compare"])
