@@ -48,10 +48,10 @@ class TerminalSink(Sink):
             return
         say("\n" + summary(trace))
         if self._trace is not None:
-            say(f"\ntrace    {self._trace}")
+            say(f"\ntrace    {_from_here(self._trace)}")
             if self._report is not None and self._report.is_file():
-                say(f"report   {self._report}")
-            say(f"next     {_command()} show {self._trace}")
+                say(f"report   {_from_here(self._report)}")
+            say(f"next     {_command()} show {_from_here(self._trace)}")
 
 
 def _line(record: Record) -> str:
@@ -66,6 +66,12 @@ def _line(record: Record) -> str:
 def say(text: str) -> None:
     """Prints a line without breaking a progress bar, in ASCII where the terminal's encoding has nothing better."""
     tqdm.write(for_encoding(text, sys.stdout.encoding))
+
+
+def _from_here(path: Path) -> Path:
+    """Relative to the current folder, if it lies below it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _command() -> str:

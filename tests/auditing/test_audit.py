@@ -79,7 +79,7 @@ def test_a_checkpoint_alone_has_no_change_and_no_score(place):
 
 def test_the_projects_own_prompts(place):
     """Words that the tokenizer does not know make few different prompts: enough are asked for."""
-    with pytest.raises(ValueError, match="num_prompts >= 10"):
+    with pytest.raises(ValueError, match="prompts has only 9 different prompts: give at least 10"):
         audit(place / "base")
     found = audit(place / "base", prompts=[f"w{i} w{i + 1}" for i in range(20)])
     assert found.readings[0].prompts == 20
