@@ -222,18 +222,18 @@ def main() -> None:
     made = report(args.tier, runs)
     words, figure = drawn(made)
     RESULTS.mkdir(exist_ok=True)
-    plain = json.dumps(_finite(made), indent=1) + "\n"
+    plain = json.dumps(finite(made), indent=1) + "\n"
     for ending, text in (("json", plain), ("md", words), ("svg", figure)):
         (RESULTS / f"{args.tier}.{ending}").write_text(text, encoding="utf-8")
     print(words)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Rounded, and null for what is not finite: JSON has no words for it."""
     if isinstance(value, dict):
-        return {str(k): _finite(v) for k, v in value.items()}
+        return {str(k): finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     if isinstance(value, float):
         return round(value, 4) if math.isfinite(value) else None
     return value

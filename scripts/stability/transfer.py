@@ -23,19 +23,18 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from arms import TIERS
 from baselines import BASELINES
 from cadence import AS_RECORDED, USUAL, Cadence, alerts, logged
 from intervals import median
+from report import RESULTS, finite
 from runs import Run, load
 
 from spinal_callback.alerts.calibration import MARGIN, calibrate
 from spinal_callback.records import LEVELS
 
-RESULTS = Path(__file__).parent / "results"
 DEFAULT, RULES, DRAWS = "default limits", "rules", 200
 CADENCES = {"every 5 steps, each step logged": AS_RECORDED, "every 25 steps, each 10th logged": USUAL}
 Alarms = Mapping[str, Sequence[int]]  # level -> steps at which there is an alarm of that level or a higher one
@@ -203,17 +202,6 @@ def main() -> None:
     (RESULTS / "transfer.md").write_text(text, encoding="utf-8")
     (RESULTS / "transfer.json").write_text(json.dumps(finite(made), indent=1) + "\n", encoding="utf-8")
     print(text)
-
-
-def finite(value: Any) -> Any:
-    """Rounded, and null for what is not finite: JSON has no words for it."""
-    if isinstance(value, dict):
-        return {str(k): finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(v) for v in value]
-    if isinstance(value, float):
-        return round(value, 4) if math.isfinite(value) else None
-    return value
 
 
 if __name__ == "__main__":

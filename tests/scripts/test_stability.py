@@ -368,7 +368,7 @@ def test_files_and_words_of_a_report(tmp_path, monkeypatch):
     assert "| all rules | 1/3: 3.3 (0.6 to 7.9) | 2/5 | 1 |" in text
     assert "| 10 | warn | 1/3 | 0/3 | 5 |" in text
     assert figure.count("<circle") == 3 and figure.startswith("<svg") and "NaN" not in figure + text
-    assert json.loads(json.dumps(report._finite(numbers)))["baselines"]["loss"]["precision"] == [None] * 3
+    assert json.loads(json.dumps(report.finite(numbers)))["baselines"]["loss"]["precision"] == [None] * 3
 
 
 # --- traces
